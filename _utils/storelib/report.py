@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Reports: what a minion's module tells the runner after an act.
+
+Each report is made by :func:`made` on the minion and read by :func:`opened` on the master, and
+nowhere else, so that one place decides what a report is and whether it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storelib import __version__
+
+
+class NotAReport(ValueError):
+    """The job returned something else: an error text of Salt's, or another module's data."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that the master has read and believes."""
+
+    store: str
+    generation: int
+    step: str
+    ok: bool
+    error: str
+    hint: str
+    facts: dict[str, Any]
+    version: str
+
+
+def made(
+    store: str | Mapping[str, Any],
+    generation: int,
+    step: str,
+    facts: Mapping[str, Any],
+    error: str = "",
+    hint: str = "",
+) -> dict[str, Any]:
+    """
+    Make the report of one act.
+
+    store
+        ID of the store, or the spec that holds it.
+    generation
+        Number of the deployment that asked.
+    step
+        Name of the function that acted, such as ``define``.
+    facts
+        What was read back after the act.
+    error, hint
+        What is wrong and what the operator can do, one sentence each; empty if nothing is.
+    """
+    return {
+        "store": store if isinstance(store, str) else store["store"],
+        "generation": generation,
+        "step": step,
+        "ok": not error,
+        "error": error,
+        "hint": hint,
+        "facts": dict(facts),
+        "version": __version__,
+    }
+
+
+def opened(returned: object, store: str, generation: int, step: str) -> Report:
+    """
+    Read what a job returned as the report that was asked for.
+
+    Raises :class:`NotAReport` if it is anything else.
+    """
+    if not isinstance(returned, Mapping):
+        raise NotAReport(f"{step} returned no report but: {str(returned)[:300]}")
+    fields = Report.__dataclass_fields__
+    if set(returned) != set(fields):
+        raise NotAReport(f"{step} returned no report but the keys {sorted(map(str, returned))}")
+    report = Report(**returned)
+    if (report.store, report.generation, report.step) != (store, generation, step):
+        raise NotAReport(
+            f"{step} for store {store}, deployment {generation}, was answered with a report on "
+            f"{report.step}, store {report.store}, deployment {report.generation}"
+        )
+    return report

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The guest's seed: the three documents that cloud-init's NoCloud data source reads.
+
+Sources: cloud-init's documentation of NoCloud, of ``write_files`` and of network
+configuration version 2; Salt's documentation of ``startup_states`` and of the minion's key files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+BOOTSTRAP = "/etc/store-deploy/bootstrap.json"
+"""Names the deployment to the guest; there only until the deployment has ended."""
+
+CONFIG = {"salt-minion": "/etc/salt", "venv-salt-minion": "/etc/venv-salt-minion"}
+"""Configuration folder of each kind of minion: distribution package, Uyuni's Salt Bundle."""
+
+BOOTSTRAP_CONFIG = "minion.d/90-store-deploy-bootstrap.conf"
+"""Makes the minion run ``provisioning_helper.firstboot`` at each start; there only until then."""
+
+
+def documents(
+    spec: Mapping[str, Any],
+    generation: int,
+    private_key: str,
+    public_key: str,
+    master_public_key: str,
+) -> dict[str, str]:
+    """
+    Return the seed's documents as ``{file name: text}``.
+
+    spec
+        The store's spec, as the modules get it.
+    generation
+        Number of the deployment.
+    private_key, public_key
+        The guest's key pair, PEM.
+    master_public_key
+        Public key of the only master that the guest may trust, PEM.
+    """
+    meta = {
+        "instance-id": f"{spec['minion_id']}-g{generation}",
+        "local-hostname": spec["hostname"],
+    }
+    user = {
+        "hostname": spec["hostname"].partition(".")[0],
+        "fqdn": spec["hostname"],
+        "write_files": _files(spec, generation, private_key, public_key, master_public_key),
+    }
+    # JSON is YAML, and has no quoting traps.
+    return {
+        "meta-data": _json(meta),
+        "network-config": _json(network(spec["interfaces"])),
+        "user-data": "#cloud-config\n" + _json(user),
+    }
+
+
+def network(interfaces: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return cloud-init's network configuration, version 2, for the spec's interfaces."""
+    return {
+        "version": 2,
+        "ethernets": {
+            interface["name"]: {
+                "match": {"macaddress": interface["mac"]},
+                "set-name": interface["name"],
+                **_addressing(interface),
+            }
+            for interface in interfaces
+        },
+    }
+
+
+def _addressing(interface: Mapping[str, Any]) -> dict[str, Any]:
+    if interface["address"] == "dhcp":
+        return {"dhcp4": True}
+    addressing: dict[str, Any] = {"addresses": [interface["address"]]}
+    if interface.get("gateway"):
+        addressing["routes"] = [{"to": "default", "via": interface["gateway"]}]
+    if interface.get("dns"):
+        addressing["nameservers"] = {"addresses": list(interface["dns"])}
+    return addressing
+
+
+def _files(
+    spec: Mapping[str, Any],
+    generation: int,
+    private_key: str,
+    public_key: str,
+    master_public_key: str,
+) -> list[dict[str, str]]:
+    config = CONFIG[spec["minion"]]
+    bootstrap = {
+        "store": spec["store"],
+        "generation": generation,
+        "minion_id": spec["minion_id"],
+        "hostname": spec["hostname"],
+    }
+    startup = {"startup_states": "sls", "sls_list": ["provisioning_helper.firstboot"]}
+    contents = {
+        f"{config}/pki/minion/minion.pem": ("0400", private_key),
+        f"{config}/pki/minion/minion.pub": ("0644", public_key),
+        f"{config}/pki/minion/minion_master.pub": ("0644", master_public_key),
+        f"{config}/minion.d/10-store-deploy.conf": ("0644", _json({"master": spec["master"]})),
+        f"{config}/{BOOTSTRAP_CONFIG}": ("0644", _json(startup)),
+        BOOTSTRAP: ("0644", _json(bootstrap)),
+        # Last: an image may start its minion as soon as there is an ID.
+        f"{config}/minion_id": ("0644", spec["minion_id"]),
+    }
+    return [
+        {"path": path, "permissions": mode, "content": text}
+        for path, (mode, text) in contents.items()
+    ]
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What can be refused or go wrong. Each text is for the operator: what is wrong, what to do."""
+
+from __future__ import annotations
+
+
+class StoreDeployError(Exception):
+    """Base of all; ``hint`` says what the operator can do."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+class Refused(StoreDeployError):
+    """The request is wrong or comes at the wrong time; nothing was touched."""
+
+
+class SpecError(Refused):
+    """The store's pillar does not describe a server that can be deployed."""
+
+
+class LedgerError(StoreDeployError):
+    """The ledger cannot be read or written."""
+
+
+class Conflict(LedgerError):
+    """Somebody else changed the record first; read it again."""
+
+
+class Fault(StoreDeployError):
+    """The deployment cannot go on; it becomes ``failed`` with this reason."""

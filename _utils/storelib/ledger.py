@@ -1,0 +1,311 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The ledger: one SQLite file with a record for each store, its history, and doorbells.
+
+A record carries a revision number. :meth:`Ledger.save` writes only over the revision that was
+read (compare-and-set), together with the line of history, in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storelib import lifecycle
+from storelib.errors import Conflict, LedgerError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE deployments (
+    store TEXT PRIMARY KEY, generation INTEGER NOT NULL, state TEXT NOT NULL,
+    hypervisor TEXT NOT NULL, minion_id TEXT NOT NULL, due REAL, revision INTEGER NOT NULL,
+    record TEXT NOT NULL);
+CREATE INDEX deployments_due ON deployments (due);
+CREATE INDEX deployments_minion ON deployments (minion_id);
+CREATE INDEX deployments_hypervisor ON deployments (hypervisor);
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, store TEXT NOT NULL, generation INTEGER NOT NULL,
+    state TEXT NOT NULL, previous TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL,
+    announced INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX history_store ON history (store, generation);
+CREATE INDEX history_unannounced ON history (announced) WHERE announced = 0;
+CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL);
+"""
+
+BUSY_S = 10
+"""How long a writer waits for another one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Salt job that a deployment waits for."""
+
+    jid: str
+    minion: str
+    function: str
+    at: float
+    probe: str = ""
+    """JID of the ``saltutil.find_job`` that asks after it, if one is under way."""
+    probe_at: float = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """The deployment of one store. Times are seconds since the epoch."""
+
+    store: str
+    generation: int
+    state: str
+    since: float
+    deadline: float | None
+    hypervisor: str
+    minion_id: str
+    spec: dict[str, Any]
+    began: float
+    requested_by: str
+    """``operator`` or ``event``."""
+    redeploy: bool = False
+    attempts: int = 0
+    evidence: dict[str, Any] = field(default_factory=dict)
+    job: Job | None = None
+    failed_in: str = ""
+    reason: str = ""
+    next_action: str = ""
+    due: float | None = None
+    revision: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether the deployment moves by itself."""
+        return self.state in lifecycle.ACTIVE
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of history."""
+
+    id: int
+    store: str
+    generation: int
+    state: str
+    previous: str
+    reason: str
+    at: float
+
+
+class Ledger:
+    """The file, opened. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Born private: SQLite gives its side files the mode of the main one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._migrate()
+        except (OSError, sqlite3.Error) as err:
+            raise self._broken(err) from err
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise LedgerError(
+                f"the ledger {self.path} has schema {version}, this code knows {SCHEMA_VERSION}",
+                "install the version of store-deploy that wrote it, or a newer one",
+            )
+        if version == 0:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            with self._writing() as db:
+                # Another process may have been first.
+                if db.execute("PRAGMA user_version").fetchone() == (0,):
+                    for statement in SCHEMA.split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _broken(self, err: Exception) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.path} cannot be used: {err}",
+            "check the file's owner, mode and disk space; the README's operations chapter "
+            "says how to restore it",
+        )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as err:
+            raise self._broken(err) from err
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as err:
+            raise self._broken(err) from err
+
+    def _records(self, where: str, *values: object) -> list[Record]:
+        rows = self._read(f"SELECT record, revision, due FROM deployments {where}", *values)
+        return [_record(*row) for row in rows]
+
+    def get(self, store: str) -> Record | None:
+        """Return the store's record."""
+        return next(iter(self._records("WHERE store = ?", store)), None)
+
+    def all(self) -> list[Record]:
+        """Return every record, by store."""
+        return self._records("ORDER BY store")
+
+    def of_minion(self, minion: str) -> list[Record]:
+        """Return the records whose guest or hypervisor ``minion`` is."""
+        return self._records("WHERE minion_id = ?1 OR hypervisor = ?1 ORDER BY store", minion)
+
+    def due(self, now: float) -> list[str]:
+        """Return the stores that are due, the longest waiting first."""
+        rows = self._read("SELECT store FROM deployments WHERE due <= ? ORDER BY due", now)
+        return [store for (store,) in rows]
+
+    def active(self) -> list[str]:
+        """Return the stores whose deployment moves by itself."""
+        marks = ", ".join("?" * len(lifecycle.ACTIVE))
+        rows = self._read(
+            f"SELECT store FROM deployments WHERE state IN ({marks}) ORDER BY store",
+            *sorted(lifecycle.ACTIVE),
+        )
+        return [store for (store,) in rows]
+
+    def slot_free(self, record: Record, max_active: int) -> bool:
+        """Say whether ``record``, which is queued, is the next to get a slot."""
+        records = self.all()
+        working = [other for other in records if other.state in lifecycle.SLOT]
+        earlier = [
+            other
+            for other in records
+            if other.state == record.state and (other.since, other.store) < (record.since, record.store)
+        ]
+        blocked = {other.hypervisor for other in working}
+        ahead = sum(1 for other in earlier if other.hypervisor not in blocked)
+        same = [other for other in earlier if other.hypervisor == record.hypervisor]
+        return (
+            record.hypervisor not in blocked and not same and len(working) + ahead < max_active
+        )
+
+    def save(
+        self, record: Record, change: str | None = None, max_active: int | None = None
+    ) -> Record:
+        """
+        Write ``record`` over the revision that it was read at, and return it as written.
+
+        change
+            If given, a line of history is written too: why the state is what it now is.
+        max_active
+            If given, the record takes a slot: it is written only if one is still free.
+
+        Raises :class:`Conflict` if the record was changed in the meantime or the slot is taken.
+        """
+        with self._writing() as db:
+            before = self.get(record.store)
+            if (before.revision if before else 0) != record.revision:
+                raise Conflict(f"{record.store}: somebody else changed the record")
+            if max_active is not None and before and not self.slot_free(before, max_active):
+                raise Conflict(f"{record.store}: no slot is free")
+            saved = dataclasses.replace(record, revision=record.revision + 1)
+            db.execute(
+                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    saved.store,
+                    saved.generation,
+                    saved.state,
+                    saved.hypervisor,
+                    saved.minion_id,
+                    saved.due,
+                    saved.revision,
+                    json.dumps(dataclasses.asdict(saved), sort_keys=True),
+                ),
+            )
+            if change is not None:
+                previous = before.state if before else ""
+                row = (saved.store, saved.generation, saved.state, previous, change, saved.since)
+                db.execute(
+                    "INSERT INTO history (store, generation, state, previous, reason, at) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+        return saved
+
+    def history(self, store: str) -> list[Change]:
+        """Return the store's history, the oldest change first."""
+        return self._changes("WHERE store = ? ORDER BY id", store)
+
+    def unannounced(self, store: str) -> list[Change]:
+        """Return the changes that no event has told yet."""
+        return self._changes("WHERE announced = 0 AND store = ? ORDER BY id", store)
+
+    def announced(self, changes: Sequence[Change]) -> None:
+        """Note that events have told these changes."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE history SET announced = 1 WHERE id = ?", [(c.id,) for c in changes]
+            )
+
+    def reached(self, store: str, generation: int, state: str) -> bool:
+        """Say whether that deployment of the store was ever in ``state``."""
+        return bool(
+            self._read(
+                "SELECT 1 FROM history WHERE store = ? AND generation = ? AND state = ? LIMIT 1",
+                store,
+                generation,
+                state,
+            )
+        )
+
+    def _changes(self, where: str, *values: object) -> list[Change]:
+        columns = ", ".join(f.name for f in dataclasses.fields(Change))
+        return [Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)]
+
+    def ring(self, name: str, now: float) -> None:
+        """Ring the doorbell of a store or a minion, so that the pump looks at it at once."""
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO bells VALUES (?, ?)", (name, now))
+
+    def rung(self) -> list[str]:
+        """Return whose bells were rung."""
+        return [name for (name,) in self._read("SELECT name FROM bells ORDER BY at")]
+
+    def answered(self, name: str) -> None:
+        """Take a bell off the list."""
+        with self._writing() as db:
+            db.execute("DELETE FROM bells WHERE name = ?", (name,))
+
+    def version(self) -> int:
+        """Return a number that changes when another process has written; costs next to nothing."""
+        (number,) = self._read("PRAGMA data_version")[0]
+        return int(number)
+
+
+def _record(text: str, revision: int, due: float | None) -> Record:
+    data = json.loads(text)
+    job = data.pop("job")
+    return Record(
+        **{**data, "revision": revision, "due": due}, job=Job(**job) if job else None
+    )

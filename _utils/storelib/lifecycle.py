@@ -1,0 +1,171 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The lifecycle of a deployment: its states, what ends each, and what may follow.
+
+This table is the truth; the README's diagram is made from it (``make diagram``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MINUTE = 60
+HOUR = 60 * MINUTE
+
+
+@dataclass(frozen=True)
+class State:
+    """One state of a deployment."""
+
+    name: str
+    happens: str
+    """What is going on."""
+    over: str = ""
+    """The facts, read back, that end it."""
+    limit_s: int = 0
+    """Seconds until it fails; 0 for a state that only an operator leaves."""
+    undo: str = ""
+    """What takes back what it did."""
+
+
+PATH = (
+    State(
+        "awaiting_hypervisor",
+        "waits for the hypervisor to answer and to be configured",
+        "it answers and its libvirt, pool, bridges, memory and disk suffice",
+        24 * HOUR,
+        "nothing was done",
+    ),
+    State(
+        "queued",
+        "waits for a slot",
+        "no other deployment on this hypervisor, fewer than max_active in all",
+        24 * HOUR,
+        "nothing was done",
+    ),
+    State(
+        "staging",
+        "brings the image to the hypervisor",
+        "the cached image has the pillar's sha256",
+        45 * MINUTE,
+        "the image stays in the cache",
+    ),
+    State(
+        "clearing",
+        "sets the old server aside and purges its key",
+        "domain, disk and key are gone from their places, the old ones set aside",
+        10 * MINUTE,
+        "the set-aside server can be put back",
+    ),
+    State(
+        "defining",
+        "clones the disk, writes the seed, defines the domain",
+        "the domain is defined, its disk has the right size and backing",
+        10 * MINUTE,
+        "undefine the domain, delete its disk and seed",
+    ),
+    State(
+        "starting",
+        "admits the guest's key and starts the domain",
+        "it has run for steady_s without a break",
+        5 * MINUTE,
+        "remove the autosign entry, destroy the domain",
+    ),
+    State(
+        "booting",
+        "waits for the guest to boot and to call",
+        "its minion answers, its key is the one that was made for it, the entry is gone",
+        15 * MINUTE,
+        "remove the autosign entry, purge the key, destroy the domain",
+    ),
+    State(
+        "rebooting",
+        "firstboot reboots the guest",
+        "the guest has noted a second boot ID",
+        10 * MINUTE,
+        "as booting",
+    ),
+    State(
+        "configuring",
+        "applies the highstate",
+        "the highstate returned, no state failed",
+        60 * MINUTE,
+        "as booting",
+    ),
+    State(
+        "restarting",
+        "makes the network permanent and reboots",
+        "the guest has noted a third boot ID",
+        10 * MINUTE,
+        "as booting",
+    ),
+    State(
+        "verifying",
+        "runs the probes and the highstate with test=True",
+        "all probes pass, no state would fail",
+        15 * MINUTE,
+        "as booting",
+    ),
+    State(
+        "finishing",
+        "removes seed and bootstrap data, sets autostart",
+        "all of it was read back as gone",
+        5 * MINUTE,
+        "as booting",
+    ),
+)
+"""The states that a deployment passes, in order."""
+
+DEPLOYED = State("deployed", "the store server is verified")
+FAILED = State("failed", "it stopped; failed_in and reason say where and why")
+
+STATES = {state.name: state for state in (*PATH, DEPLOYED, FAILED)}
+FIRST = PATH[0].name
+ACTIVE = frozenset(state.name for state in PATH)
+"""States that move by themselves."""
+
+SLOT = frozenset(state.name for state in PATH[2:])
+"""States that hold a slot: work is being done on the hypervisor or in its guest."""
+
+FOLLOWS = {
+    state.name: following.name for state, following in zip(PATH, (*PATH[1:], DEPLOYED), strict=True)
+}
+"""The state after each state of the path."""
+
+
+def _transitions() -> dict[tuple[str, str], str]:
+    table = {(name, following): STATES[name].over for name, following in FOLLOWS.items()}
+    for name in FOLLOWS:
+        table[name, FAILED.name] = "a fault, or its limit passed"
+    table[FAILED.name, FIRST] = "deploy.store, as a new generation"
+    table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True, as a new generation"
+    return table
+
+
+TRANSITIONS = _transitions()
+"""Why each allowed change happens, by (from, to)."""
+
+
+def check(state: str, following: str) -> None:
+    """Raise ``ValueError`` unless ``following`` may come after ``state``."""
+    if (state, following) not in TRANSITIONS:
+        raise ValueError(f"{state} cannot become {following}")
+
+
+def limit_s(state: str, timeouts: dict[str, int]) -> int:
+    """Return the seconds that ``state`` may last, given the pillar's ``timeouts``."""
+    return timeouts.get(state, STATES[state].limit_s)
+
+
+def diagram() -> str:
+    """Return the lifecycle as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {FIRST}"]
+    lines += [f"    {state} --> {following}" for state, following in FOLLOWS.items()]
+    lines += [
+        f"    {state} --> {following}: {why}"
+        for (state, following), why in TRANSITIONS.items()
+        if state not in ACTIVE
+    ]
+    lines += [f"    note right of {FIRST}", "        any state before deployed can become failed"]
+    return "\n".join([*lines, "    end note", f"    {DEPLOYED.name} --> [*]"])

@@ -1,0 +1,363 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a store server does to itself, and tells of itself, while it is deployed.
+
+Each function takes the store and the number of its deployment, refuses if the guest belongs to
+another one, can be called again after a kill at any line, and returns a report of the facts that
+were read back (:func:`storelib.report.made`). Faults are in the report: nothing is raised.
+
+:depends: ``storelib`` (``_utils/``)
+"""
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from salt.exceptions import SaltException
+
+from storelib import guest, report
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    __context__: dict[str, Any]
+    __grains__: dict[str, Any]
+    __opts__: dict[str, Any]
+    __salt__: dict[str, Any]
+
+MAX_QUEUE = 100
+"""
+How many state runs a highstate waits for. With ``queue=True`` Salt would put it on the disk for
+later and answer at once, as if all were well; with a number it waits.
+"""
+
+PROBE_TIMEOUT_S = 60
+CONNECT_TIMEOUT_S = 5
+COMMENT_LENGTH = 500
+
+
+def boots(*, store, generation):
+    """
+    Return which boots the guest has noted, in order, and who it is.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.boots store="'0815'" generation=1
+    """
+
+    def look():
+        return {
+            "boots": guest.boots(),
+            "handed_over": guest.handed_over(store, generation),
+            **_identity(),
+        }
+
+    return _report("boots", store, generation, look)
+
+
+def reboot(*, store, generation, after):
+    """
+    Reboot the guest a few seconds after this job has returned, but never twice for one order.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    after
+        ID of the boot to be ended. In any other boot nothing happens: the order was carried out.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.reboot store="'0815'" generation=1 \
+            after=2f1c9a52-6f0b-4d5e-9d0c-5f8ab5f1b7de
+    """
+
+    def act():
+        current = guest.boot_id()
+        if current == after:
+            guest.reboot_soon()
+        return {"boot_id": current, "rebooting": current == after}
+
+    return _report("reboot", store, generation, act)
+
+
+def highstate(*, store, generation, test=False):
+    """
+    Apply the guest's highstate, after any state run that is under way, and return a summary.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    test
+        Whether to change nothing and only tell what would change.
+
+    The facts are ``total``, ``changed``, ``failed`` (dicts of ``id``, ``sls``, ``comment``),
+    ``would_change`` (state IDs), ``errors`` (texts of a highstate that did not compile) and
+    ``duration_s``. Not ok is a highstate that is empty, did not compile or has a failed state.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.highstate store="'0815'" generation=1 test=True
+    """
+
+    def act():
+        begun = time.monotonic()
+        __salt__["saltutil.refresh_pillar"](wait=True)
+        try:
+            returned = __salt__["state.apply"](queue=MAX_QUEUE, test=test)
+        except SaltException as err:
+            returned = [str(err)]
+        facts = _summary(returned)
+        facts["duration_s"] = round(time.monotonic() - begun, 1)
+        if facts["errors"]:
+            raise guest.Fault(
+                f"the highstate did not run: {facts['errors'][0]}",
+                "Mend the states or pillar that it names, then retry.",
+                facts,
+            )
+        if facts["failed"]:
+            first = facts["failed"][0]
+            raise guest.Fault(
+                f"the highstate failed in {len(facts['failed'])} of {facts['total']} states, first "
+                f"{first['id']} ({first['sls']}): {first['comment']}",
+                "Mend the state, then retry.",
+                facts,
+            )
+        return facts
+
+    return _report("highstate", store, generation, act)
+
+
+def settle(*, store, generation):
+    """
+    Make network and hostname stay as they are, and switch cloud-init off for good.
+
+    Without its seed, which is taken away in the end, cloud-init would see a new machine at the
+    next boot and set it up anew.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.settle store="'0815'" generation=1
+    """
+    return _report("settle", store, generation, guest.settle)
+
+
+def probe(*, store, generation, checks):
+    """
+    Try whether the server serves.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    checks
+        List of ``{tcp: <port>}``, ``{service: <name>}`` and ``{command: <shell command>}``; a
+        port must take a connection, a service must run, a command must end with status 0 within
+        60 seconds.
+
+    The fact ``results`` is a list of dicts of ``check``, ``ok`` and ``detail``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.probe store="'0815'" generation=1 \
+            checks='[{"tcp": 22}, {"service": "sshd"}]'
+    """
+
+    def look():
+        for check in checks:
+            if not isinstance(check, dict) or len(check) != 1 or not set(check) <= set(PROBES):
+                raise guest.Fault(
+                    f"unknown check {check!r}", f"A check is one of {', '.join(sorted(PROBES))}."
+                )
+        results = []
+        for check in checks:
+            ((kind, wanted),) = check.items()
+            passed, detail = PROBES[kind](wanted)
+            results.append({"check": check, "ok": passed, "detail": detail})
+        facts = {"results": results}
+        failed = [result for result in results if not result["ok"]]
+        if failed:
+            raise guest.Fault(
+                f"{len(failed)} of {len(results)} checks failed, first {failed[0]['check']}: "
+                f"{failed[0]['detail']}",
+                "Mend the service in the guest or its states, then retry.",
+                facts,
+            )
+        return facts
+
+    return _report("probe", store, generation, look)
+
+
+def cleanup(*, store, generation):
+    """
+    Remove bootstrap data and each copy of the seed from the guest.
+
+    Minion keys and ID, SSH host keys, network and hostname stay; cloud-init stays off.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    The fact ``left`` lists the paths that could not be removed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.cleanup store="'0815'" generation=1
+    """
+
+    def act():
+        left = guest.clean()
+        if left:
+            raise guest.Fault(
+                f"bootstrap data could not be removed: {', '.join(left)}",
+                "Remove these paths in the guest by hand, then retry.",
+                {"left": left},
+            )
+        return {"left": left}
+
+    return _report("cleanup", store, generation, act)
+
+
+def facts(*, store, generation):
+    """
+    Return what tells this guest from another one, and what is left of its deployment.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.facts store="'0815'" generation=1
+    """
+
+    def look():
+        return {
+            **_identity(),
+            "addresses": __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"](),
+            "host_keys": guest.host_keys(),
+            "root_size_mib": guest.root_size_mib(),
+            "startup_configured": guest.startup_configured(),
+            "left": guest.left(),
+        }
+
+    return _report("facts", store, generation, look)
+
+
+def _report(step, store, generation, act):
+    """Return the report on what ``act`` found, whether it ended well or by a fault."""
+    found, error, hint = {}, "", ""
+    try:
+        guest.check_deployment(store, generation)
+        found = act()
+    except guest.Fault as fault:
+        found, error, hint = fault.facts, str(fault), fault.hint
+    except OSError as err:
+        error, hint = f"{step} failed in the guest: {err}", "Look at the guest's disk, then retry."
+    __context__["retcode"] = 1 if error else 0
+    return report.made(store, generation, step, found, error, hint)
+
+
+def _identity():
+    return {
+        **guest.identity(),
+        "minion_id": __opts__["id"],
+        "salt_version": __grains__["saltversion"],
+    }
+
+
+def _summary(returned):
+    """Shorten what ``state.apply`` returned to what decides whether a deployment goes on."""
+    errors, chunks = [], {}
+    if isinstance(returned, list):
+        errors = [str(error)[:COMMENT_LENGTH] for error in returned]
+    elif returned and all(
+        isinstance(chunk, dict) and "result" in chunk for chunk in returned.values()
+    ):
+        chunks = returned
+    else:
+        errors = [f"it returned {returned!r}"[:COMMENT_LENGTH]]
+    named = [
+        (chunk.get("__id__", tag), chunk)
+        for tag, chunk in sorted(chunks.items(), key=lambda item: item[1].get("__run_num__", 0))
+    ]
+    return {
+        "total": len(chunks),
+        "changed": sum(bool(chunk.get("changes")) for _, chunk in named),
+        "failed": [
+            {
+                "id": state_id,
+                "sls": chunk.get("__sls__", ""),
+                "comment": str(chunk.get("comment", ""))[:COMMENT_LENGTH],
+            }
+            for state_id, chunk in named
+            if chunk["result"] is False
+        ],
+        "would_change": [state_id for state_id, chunk in named if chunk["result"] is None],
+        "errors": errors,
+    }
+
+
+def _tcp(port):
+    refusals = []
+    for address in ("127.0.0.1", "::1", *__salt__["network.ip_addrs"]()):
+        try:
+            socket.create_connection((address, int(port)), CONNECT_TIMEOUT_S).close()
+            return True, f"{address} port {port} takes connections"
+        except (OSError, OverflowError, ValueError) as err:
+            refusals.append(f"{address}: {err}")
+    return False, "; ".join(refusals)
+
+
+def _service(name):
+    runs = bool(__salt__["service.status"](name))
+    return runs, f"{name} {'runs' if runs else 'does not run'}"
+
+
+def _command(command):
+    done = __salt__["cmd.run_all"](
+        command, python_shell=True, timeout=PROBE_TIMEOUT_S, ignore_retcode=True
+    )
+    said = " ".join(f"{done['stdout']} {done['stderr']}".split())[-COMMENT_LENGTH:]
+    return done["retcode"] == 0, f"status {done['retcode']}: {said}"
+
+
+PROBES = {"tcp": _tcp, "service": _service, "command": _command}

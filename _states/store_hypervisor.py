@@ -1,0 +1,91 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Tell that a hypervisor has reached its highstate.
+
+:depends: ``storelib`` (``_utils/``)
+"""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storelib import files
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    __lowstate__: list[dict[str, Any]]
+    __opts__: dict[str, Any]
+    __running__: dict[str, Any]
+    __salt__: dict[str, Any]
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def reported(name):
+    """
+    Leave the marker of a highstate that has ended well, and ring the doorbell of its store.
+
+    Give it ``order: last``. It fails, and leaves no marker, if a state of this run has failed or
+    has not ended, whether it runs in parallel or was ordered after this one.
+
+    name
+        Path of the marker, a JSON file of ``boot_id``, ``finished_at`` (UTC) and ``result``.
+
+    Example:
+
+    .. code-block:: yaml
+
+        tell that this hypervisor is ready:
+          store_hypervisor.reported:
+            - name: /var/lib/store-deploy/highstate.json
+            - order: last
+
+    """
+    ret = {"name": name, "result": False, "changes": {}, "comment": ""}
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": "The end of the highstate would be told."}
+
+    results = {tag: chunk["result"] for tag, chunk in __running__.items()}
+    failed = [_state_id(tag) for tag, result in results.items() if result is False]
+    if failed:
+        return {**ret, "comment": f"Not told: failed is {', '.join(failed)}."}
+
+    running = [_state_id(tag) for tag, result in results.items() if result is None]
+    to_come = [
+        chunk["__id__"]
+        for chunk in __lowstate__
+        if _tag(chunk) not in results and chunk["fun"] != "reported"
+    ]
+    if running or to_come:
+        late = ", ".join(running + to_come)
+        return {**ret, "comment": f"Not told: {late} has not ended; require it in this state."}
+
+    boot_id = BOOT_ID.read_text().strip()
+    changes = _leave(Path(name), boot_id)
+    store = __salt__["pillar.get"]("store_server:store")
+    if store:
+        __salt__["event.send"](f"store/{store}/hypervisor/ready", {"boot_id": boot_id})
+    told = f"was told for store {store}" if store else "concerns no store: pillar names none"
+    return {**ret, "result": True, "changes": changes, "comment": f"The highstate {told}."}
+
+
+def _leave(marker, boot_id):
+    """Write the marker; return what changed in it, its time aside."""
+    try:
+        old = json.loads(marker.read_text())["boot_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        old = None
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    files.write(marker, json.dumps({"boot_id": boot_id, "finished_at": now, "result": True}) + "\n")
+    return {} if old == boot_id else {"boot_id": {"old": old, "new": boot_id}}
+
+
+def _tag(chunk):
+    return "_|-".join((chunk["state"], chunk["__id__"], chunk["name"], chunk["fun"]))
+
+
+def _state_id(tag):
+    return tag.split("_|-")[1]

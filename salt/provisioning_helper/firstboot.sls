@@ -1,0 +1,17 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Run at each start of the minion until the deployment has ended (startup_states). A new guest has
+# none of our modules yet, and state.sls, unlike a highstate, fetches none by itself.
+
+{% for kind in ['utils', 'modules', 'states'] %}
+provisioning_helper-firstboot-{{ kind }}:
+  saltutil.sync_{{ kind }}:
+    - refresh: False
+    - reload_modules: True
+    - require_in:
+      - provisioning_helper: provisioning_helper-firstboot-handing-over
+{% endfor %}
+
+provisioning_helper-firstboot-handing-over:
+  provisioning_helper.firstboot: []

@@ -7,10 +7,11 @@ The lab: a real master, a real hypervisor minion and libvirt on a private machin
     lab up [--salt 3008|3006] [--user root|salt] [--image FILE|none]
     lab minion ID                   one more hypervisor minion
     lab status | logs | down
+    lab image                       build the store's image if needed, and print its path
     lab salt ... | salt-run ... | salt-call ... | salt-key ... | virsh ...
     lab sh [COMMAND]                a shell on that machine, or one command line in it
 
-salt-call speaks as hv-0815. STORE_DEPLOY_LAB names the lab's folder, so that several can live side by side.
+salt-call speaks as hv-0815. STORE_DEPLOY_LAB names the lab's folder: several can live side by side.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Lab:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Of a running lab: pid (of the machine's first process), salt, user, venv, ready; else empty."""
+        """Of a running lab: salt, user, venv, ready, pid of its first process; otherwise empty."""
         try:
             state = json.loads((self.folder / "state.json").read_text())
             cmdline = Path(f"/proc/{state['pid']}/cmdline").read_text().split("\0")
@@ -71,11 +72,7 @@ class Lab:
         state = self.state
         if not state:
             raise LabError(f"there is no lab in {self.folder}: start it with `lab up`")
-        enter = [
-            "nsenter",
-            f"--target={state['pid']}",
-            *"--mount --uts --ipc --net --pid --".split(),
-        ]
+        enter = ["nsenter", f"--target={state['pid']}", "--all"]
         return [*enter, "env", f"PATH={state['venv']}/bin:{os.environ['PATH']}", *argv]
 
     def run(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -192,10 +189,10 @@ class Lab:
             checksum = Path(f"{image}.sha256").read_text().split()[0]
         store = {"store_server": {"image": {"source": f"salt://{IMAGE}", "sha256": checksum}}}
         (etc / "lab-pillar" / "image.sls").write_text(json.dumps(store))
-        owned = "/etc/salt/pki/master /var/cache/salt/master /var/lib/salt /var/log/salt".split()
         # salt-run of 3008 wants the master's proc folder, which only a busy master makes.
-        self._start("mkdir", "-p", "/etc/salt/pki/master/minions", "/var/cache/salt/master/proc")
-        self._start("chown", "-R", f"{user}:{user}", *owned)
+        pki, cache = "/etc/salt/pki/master", "/var/cache/salt/master"
+        self._start("mkdir", "-p", f"{pki}/minions", f"{cache}/proc")
+        self._start("chown", "-R", f"{user}:{user}", pki, cache, "/var/lib/salt", "/var/log/salt")
 
     def minion(self, minion_id: str) -> None:
         """Start a hypervisor minion whose key the master already has, and wait for its answer."""
@@ -272,10 +269,12 @@ def arguments() -> argparse.Namespace:
         prog="lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    up = verbs.add_parser("up")
-    up.add_argument("--salt", choices=["3008", "3006"], default=os.environ.get("SALT", "3008"))
+    line = argparse.ArgumentParser(add_help=False)
+    line.add_argument("--salt", choices=["3008", "3006"], default=os.environ.get("SALT", "3008"))
+    up = verbs.add_parser("up", parents=[line])
     up.add_argument("--user", choices=["root", "salt"], default="root", help="of the master")
     up.add_argument("--image", help="of the store; default: the one that kiwi/build makes")
+    verbs.add_parser("image", parents=[line])
     for verb in ("down", "status", "logs"):
         verbs.add_parser(verb)
     verbs.add_parser("minion").add_argument("id")
@@ -304,6 +303,8 @@ def main() -> int:
             lab.up(args.salt, args.user, args.image)
         elif verb == "minion":
             lab.minion(args.id)
+        elif verb == "image":
+            print(built_image(args.salt))
         elif verb == "status":
             return 0 if lab.status() else 1
         elif verb == "logs":

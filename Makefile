@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists the targets. Each installs what it needs and is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+SALT ?= 3008
+export SALT
+
+venv = $$(tests/lab/install $(1))
+# Runs a command with the environment of SALT on a private machine, whose folder goes with it.
+on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir"' EXIT; \
+	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
+scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
+
+.PHONY: help demo test quick lint types unit functional integration e2e bench image lab-up lab-down \
+	clean packages
+
+help:  ## list the targets
+	@echo 'Targets (SALT=3008 or 3006 chooses the Salt line, now $(SALT)):'
+	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  \1\t\2/p' Makefile | expand --tabs=16
+
+demo: packages  ## deploy store 0815 into a real guest, and show how
+	@tests/lab/demo
+
+test: packages  ## all tests, on both Salt lines; the real guest on 3008
+	@$(MAKE) lint types
+	@for line in 3008 3006; do $(MAKE) SALT=$$line unit functional integration; done
+	@$(MAKE) SALT=3008 e2e
+
+quick: lint types unit functional  ## the tests that take no running master and no guest
+
+lint: packages  ## style and likely mistakes of all languages here
+	@PATH=$(call venv,tools)/bin:$$PATH; set -x; \
+	ruff format --check; ruff check; yamllint --strict .; salt-lint $$(git ls-files '*.sls'); \
+	shellcheck $(scripts)
+
+types: packages  ## mypy on the core
+	@$(call venv,tools)/bin/mypy --python-executable $(call venv,3008)/bin/python
+
+unit: packages  ## the core by itself
+	@$(call venv,$(SALT))/bin/pytest tests/unit
+
+functional: packages  ## modules, states and runners in Salt's loader, with a real libvirt
+	@$(call on_machine,pytest tests/functional)
+
+integration: packages  ## a real master and minions with the shipped configuration
+	@$(call on_machine,pytest tests/integration)
+
+e2e: packages  ## whole deployments into a real guest, checked from outside
+	@$(call venv,$(SALT))/bin/pytest tests/e2e
+
+bench: packages  ## speed against the same work by hand; results as JSON
+	@$(call venv,$(SALT))/bin/python tests/bench/run
+
+image: packages  ## build the Debian image of the Salt line, or find it unchanged
+	@tests/lab/lab image
+
+lab-up: packages  ## start a master, a hypervisor and libvirt to play with: tests/lab/lab
+	@tests/lab/lab up
+
+lab-down:  ## end the lab and all that runs in it
+	@tests/lab/lab down
+
+clean: lab-down  ## end the lab and remove what tests left in the checkout
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache artifacts
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+packages:
+	@tests/lab/install packages

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ CREATE TABLE deployments (
     hypervisor TEXT NOT NULL, minion_id TEXT NOT NULL, due REAL, revision INTEGER NOT NULL,
     record TEXT NOT NULL);
 CREATE INDEX deployments_due ON deployments (due);
+CREATE INDEX deployments_state ON deployments (state);
 CREATE INDEX deployments_minion ON deployments (minion_id);
 CREATE INDEX deployments_hypervisor ON deployments (hypervisor);
 CREATE TABLE history (
@@ -185,30 +186,25 @@ class Ledger:
         rows = self._read("SELECT store FROM deployments WHERE due <= ? ORDER BY due", now)
         return [store for (store,) in rows]
 
-    def active(self) -> list[str]:
-        """Return the stores whose deployment moves by itself."""
-        marks = ", ".join("?" * len(lifecycle.ACTIVE))
-        rows = self._read(
-            f"SELECT store FROM deployments WHERE state IN ({marks}) ORDER BY store",
-            *sorted(lifecycle.ACTIVE),
-        )
-        return [store for (store,) in rows]
+    def in_states(self, states: Collection[str]) -> list[Record]:
+        """Return the records that are in one of ``states``, by store."""
+        marks = ", ".join("?" * len(states))
+        return self._records(f"WHERE state IN ({marks}) ORDER BY store", *states)
 
     def slot_free(self, record: Record, max_active: int) -> bool:
         """Say whether ``record``, which is queued, is the next to get a slot."""
-        records = self.all()
+        records = self.in_states(lifecycle.SLOT | {record.state})
         working = [other for other in records if other.state in lifecycle.SLOT]
         earlier = [
             other
             for other in records
-            if other.state == record.state and (other.since, other.store) < (record.since, record.store)
+            if other.state == record.state
+            and (other.since, other.store) < (record.since, record.store)
         ]
         blocked = {other.hypervisor for other in working}
         ahead = sum(1 for other in earlier if other.hypervisor not in blocked)
         same = [other for other in earlier if other.hypervisor == record.hypervisor]
-        return (
-            record.hypervisor not in blocked and not same and len(working) + ahead < max_active
-        )
+        return record.hypervisor not in blocked and not same and len(working) + ahead < max_active
 
     def save(
         self, record: Record, change: str | None = None, max_active: int | None = None
@@ -281,7 +277,9 @@ class Ledger:
 
     def _changes(self, where: str, *values: object) -> list[Change]:
         columns = ", ".join(f.name for f in dataclasses.fields(Change))
-        return [Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)]
+        return [
+            Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)
+        ]
 
     def ring(self, name: str, now: float) -> None:
         """Ring the doorbell of a store or a minion, so that the pump looks at it at once."""
@@ -297,15 +295,8 @@ class Ledger:
         with self._writing() as db:
             db.execute("DELETE FROM bells WHERE name = ?", (name,))
 
-    def version(self) -> int:
-        """Return a number that changes when another process has written; costs next to nothing."""
-        (number,) = self._read("PRAGMA data_version")[0]
-        return int(number)
-
 
 def _record(text: str, revision: int, due: float | None) -> Record:
     data = json.loads(text)
     job = data.pop("job")
-    return Record(
-        **{**data, "revision": revision, "due": due}, job=Job(**job) if job else None
-    )
+    return Record(**{**data, "revision": revision, "due": due}, job=Job(**job) if job else None)

@@ -21,6 +21,7 @@ from storelib.errors import Refused, SpecError
 from storelib.seed import CONFIG
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MINION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 """Names of interfaces (the kernel's limit is 15 characters), bridges and data disks."""
@@ -116,6 +117,27 @@ def store_id(value: object) -> str:
         "a store ID has 1 to 63 letters, digits, dots, underscores or hyphens "
         "and begins with a letter or digit",
     )
+
+
+def as_typed(value: object, argv: list[str]) -> object:
+    """
+    Return the store ID as it was typed, where ``salt-run`` has made a number of it.
+
+    argv
+        The process's command line. Only if exactly one word of it can have become the number, is
+        that word the answer; otherwise ``value`` is returned as it came.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not argv[0].endswith("salt-run"):
+        return value
+    words = {word.removeprefix("store=") for word in argv[1:]}
+    typed = [word for word in words if word.isdecimal() and value in _readings(word)]
+    return typed[0] if len(typed) == 1 else value
+
+
+def _readings(word: str) -> set[int]:
+    """Return the numbers that YAML can make of decimal digits: a leading 0 may mean octal."""
+    octal = word.startswith("0") and not set(word) & {"8", "9"}
+    return {int(word), int(word, 8)} if octal else {int(word)}
 
 
 def from_pillar(pillar: object, hypervisor: str) -> StoreSpec:
@@ -223,7 +245,9 @@ def _spec(top: _Reader) -> StoreSpec | None:
     store = top.text(
         "store", ID, "a quoted string of 1 to 63 letters, digits, . _ - ('0417')", _REQUIRED
     )
-    minion_id = top.text("minion_id", ID, "a minion ID of letters, digits, . _ -", f"store-{store}")
+    minion_id = top.text(
+        "minion_id", MINION_ID, "up to 128 letters, digits, . _ -", f"store-{store}"
+    )
     image = top.part("image", _REQUIRED)
     start = top.part("start", {})
     values = {

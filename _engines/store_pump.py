@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The pump: calls the runner for whatever is due.
+
+It has no logic of its own. Salt restarts it if it dies; without it the schedule does the same,
+slower.
+
+:depends: runner ``deploy``
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import salt.utils.event
+
+from storelib.errors import StoreDeployError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    __opts__: dict[str, Any]
+    __runners__: dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+def start(interval=0.25):
+    """
+    Pump until the master ends.
+
+    interval
+        Seconds between two looks at the ledger, while nothing happens on the bus.
+    """
+    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=True) as bus:
+        while True:
+            event = bus.get_event(wait=interval, tag="salt/job/", full=True)
+            try:
+                if event and "/ret/" in event["tag"]:
+                    __runners__["deploy.notify"](minion=event["tag"].rpartition("/")[2])
+                __runners__["deploy.reconcile"](sweep=False)
+            except StoreDeployError as err:
+                log.error("%s; %s", err.reason, err.hint)

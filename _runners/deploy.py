@@ -1,0 +1,286 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Deploy store servers, from nothing to verified.
+
+Each public function is a verb of the operator. On success it returns plain data and the exit
+status is 0. Otherwise it returns ``error`` (what is wrong) and ``hint`` (what to do), and the exit
+status is 1.
+
+:depends: ``storelib`` (``_utils/``)
+"""
+
+import functools
+import inspect
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from storelib import spec, views
+from storelib.errors import Refused, StoreDeployError
+from storelib.master import doctor as physician
+from storelib.master import office
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    __context__: dict[str, Any]
+    __opts__: dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+__func_alias__ = {"list_": "list"}
+
+
+def _verb(function):
+    """
+    Make a verb of ``function``: whatever is refused becomes plain data and exit status 1.
+
+    Salt gives exit status 0 to a wrong argument, so that is found here, and only a ``retcode`` in
+    both places fails ``salt-run`` as well as an orchestration (measured on 3006.25 and 3008.3).
+    """
+
+    @functools.wraps(function)
+    def verb(*args, **kwargs):
+        __context__["retcode"] = 0
+        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("__")}
+        try:
+            try:
+                bound = inspect.signature(function).bind(*args, **kwargs)
+            except TypeError as err:
+                name = function.__name__.rstrip("_")
+                usage = f"salt-run deploy.{name}{inspect.signature(function)}"
+                raise Refused(f"deploy.{name}: {err}", f"usage: {usage}") from err
+            if bound.arguments.get("store") is not None:
+                bound.arguments["store"] = spec.store_id(
+                    spec.as_typed(bound.arguments["store"], sys.argv)
+                )
+            answer = function(*bound.args, **bound.kwargs)
+        except StoreDeployError as err:
+            answer = {"error": err.reason, "hint": err.hint, "retcode": 1}
+        if isinstance(answer, dict) and answer.get("retcode"):
+            __context__["retcode"] = 1
+        return answer
+
+    return verb
+
+
+@_verb
+def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
+    """
+    Deploy a store's server and watch until it is verified.
+
+    Killing the command changes nothing: the deployment goes on to its end.
+
+    store
+        ID of the store, quoted if it could be read as a number: ``"'0417'"``.
+
+    hypervisor
+        Minion ID of the store's hypervisor. Default: the one that the ledger remembers, else the
+        one that ``store_deploy:hypervisor_id`` in the master's configuration makes of the ID.
+
+    redeploy
+        Replace the server of a store that is deployed. Its disk, definition and key are set aside.
+
+    wait
+        Watch the deployment; ``False`` returns the record at once.
+
+    timeout
+        Seconds to watch at most. The deployment goes on after that.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.store "'0815'"
+    """
+    for name, value in (("redeploy", redeploy), ("wait", wait)):
+        if not isinstance(value, bool):
+            raise Refused(f"{name} is {value!r}", "allowed: True | False")
+    if timeout is not None and (isinstance(timeout, str) or timeout < 0):
+        raise Refused(f"timeout is {timeout!r}", "allowed: a number of seconds")
+    record = office.request(__opts__, store, hypervisor, redeploy)
+    if not wait:
+        return views.record(record)
+    record = office.watch(__opts__, record, timeout, _tell)
+    answer = views.record(record)
+    if record.state != "deployed":
+        still = f"store {store} is still {record.state}; the deployment goes on"
+        answer["error"] = record.reason if not record.active else still
+        answer["hint"] = record.next_action or f"salt-run deploy.explain {store}"
+        answer["retcode"] = 1
+    return answer
+
+
+def _tell(line):
+    """Show a line of progress, apart from the answer."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@_verb
+def plan(store, hypervisor=None):
+    """
+    Say what ``deploy.store`` would do, from the hypervisor's facts, touching nothing.
+
+    store
+        ID of the store.
+
+    hypervisor
+        Minion ID of the hypervisor; default as for ``deploy.store``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.plan "'0815'"
+    """
+    answer = office.plan(__opts__, store, hypervisor)
+    return {**answer, "retcode": 1} if answer["faults"] else answer
+
+
+@_verb
+def status(store):
+    """
+    Return the store's record.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.status "'0815'" --out=json
+    """
+    with office.ledger(__opts__) as books:
+        return views.record(office.found(books, store))
+
+
+@_verb
+def list_(state=None):
+    """
+    List the deployments.
+
+    state
+        Only those in this state.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.list state=failed
+    """
+    with office.ledger(__opts__) as books:
+        records = books.all() if state is None else books.in_states([str(state)])
+        return [views.row(record, time.time()) for record in records]
+
+
+@_verb
+def history(store):
+    """
+    Return the store's timeline: states, times, seconds spent, reasons.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.history "'0815'"
+    """
+    with office.ledger(__opts__) as books:
+        office.found(books, store)
+        return views.timeline(books.history(store), time.time())
+
+
+@_verb
+def explain(store):
+    """
+    Say why the deployment is where it is, what happens at its deadline and what you can do.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.explain "'0815'"
+    """
+    with office.ledger(__opts__) as books:
+        return views.explain(office.found(books, store), time.time())
+
+
+@_verb
+def doctor():
+    """
+    Check the installation and say how to mend each fault.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.doctor
+    """
+    faults = physician.faults(__opts__)
+    return {"faults": faults, "retcode": 1} if faults else {"faults": []}
+
+
+def notify(store=None, minion=None, ready=False):
+    """
+    Ring the doorbell: have a deployment looked at now. All that reactors call.
+
+    store, minion
+        Whose deployment: hints, looked up in the ledger and believed no further.
+
+    ready
+        The minion says that it is a ready hypervisor, so its pillar is looked up, too.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.notify minion=store-0815
+    """
+    hints = [hint if isinstance(hint, str) else None for hint in (store, minion)]
+    return office.notify(__opts__, *hints, ready=ready is True)
+
+
+@_verb
+def advance(store):
+    """
+    Advance one deployment as far as it goes without waiting.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.advance "'0815'"
+    """
+    with office.ledger(__opts__) as books, office.world(__opts__) as master:
+        office.found(books, store)
+        record = office.advance(__opts__, master, books, store)
+        return {"store": store, "state": record.state if record else "another process is at it"}
+
+
+def reconcile(sweep=True):
+    """
+    Advance whatever is under way: the sweeper, which the master's schedule calls.
+
+    sweep
+        ``False``: only what is due or was rung for. So the engine calls it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.reconcile
+    """
+    if "store_deploy.world" not in __context__:
+        __context__["store_deploy.world"] = office.SaltWorld(__opts__)
+    return office.reconcile(__opts__, __context__["store_deploy.world"], sweep)

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+How a deployment begins, moves and ends: the only code that changes a record's state.
+
+The caller holds the store's lock (:func:`locked`), so one turn at a time is taken for each store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from storelib import lifecycle
+from storelib.errors import Conflict, Refused, StoreDeployError
+from storelib.ledger import Change, Ledger, Record
+from storelib.spec import StoreSpec
+from storelib.steps import STEPS
+from storelib.turn import Turn, Waiting
+from storelib.world import World
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, store: str) -> Iterator[bool]:
+    """Hold the store's lock, if nobody else does; yield whether it is held. Dies with its owner."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{store}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def begin(
+    ledger: Ledger,
+    now: float,
+    spec: StoreSpec,
+    hypervisor: str,
+    requested_by: str,
+    redeploy: bool = False,
+) -> Record:
+    """
+    Make the record of a new deployment and return it.
+
+    Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
+    not said.
+    """
+    old = ledger.get(spec.store)
+    if old and old.active:
+        raise Refused(
+            f"store {spec.store} is being deployed already: {old.state} since deployment "
+            f"{old.generation} began on {old.hypervisor}",
+            f"watch it: salt-run deploy.status {spec.store}",
+        )
+    if old and old.state == lifecycle.DEPLOYED.name and not redeploy:
+        raise Refused(
+            f"store {spec.store} is deployed",
+            f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
+        )
+    plain = spec.as_dict()
+    for other in ledger.of_minion(spec.minion_id):
+        if other.store != spec.store:
+            raise Refused(
+                f"minion ID {spec.minion_id} belongs to store {other.store} or its hypervisor",
+                "give each store server a minion ID of its own",
+            )
+    state = lifecycle.FIRST
+    record = Record(
+        store=spec.store,
+        generation=old.generation + 1 if old else 1,
+        state=state,
+        since=now,
+        deadline=now + lifecycle.limit_s(state, plain["timeouts"]),
+        hypervisor=hypervisor,
+        minion_id=spec.minion_id,
+        spec=plain,
+        began=now,
+        requested_by=requested_by,
+        redeploy=redeploy,
+        due=now,
+        revision=old.revision if old else 0,
+    )
+    try:
+        return ledger.save(record, change=f"requested by {requested_by}")
+    except Conflict as err:
+        raise Refused(
+            f"store {spec.store} is being deployed already: another request was first",
+            f"watch it: salt-run deploy.status {spec.store}",
+        ) from err
+
+
+def advance(
+    world: World, ledger: Ledger, store: str, max_active: int, rung: bool = False
+) -> Record | None:
+    """
+    Take the deployment as far as it goes without waiting, and return its record.
+
+    rung
+        Whether somebody rang: then silent minions are asked at once, not only after a while.
+    """
+    record = ledger.get(store)
+    while record is not None:
+        announce(world, ledger, store)
+        if not record.active:
+            break
+        turn = Turn(world, ledger, record, rung)
+        try:
+            following, moved = _move(turn, max_active)
+        except Conflict as err:
+            log.info("%s: %s", store, err)
+            break
+        record = following
+        if not moved:
+            break
+    return record
+
+
+def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
+    """Call the state's step; return the record as it now is and whether its state changed."""
+    record = turn.record
+    now = turn.world.now()
+    try:
+        if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
+            raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
+        evidence = STEPS[record.state](turn)
+        following = lifecycle.FOLLOWS[record.state]
+        return _enter(turn, following, "", max_active=max_active, found=evidence), True
+    except Waiting as err:
+        wait = err
+    except Conflict:
+        raise
+    except StoreDeployError as err:
+        return _fail(turn, err.reason, err.hint), True
+    except Exception as err:
+        # Nobody watches: what was not foreseen is told, tried again and ended by the deadline.
+        log.exception("%s: %s", record.store, record.state)
+        wait = Waiting(f"{type(err).__name__}: {err}")
+    if record.deadline is not None and now >= record.deadline:
+        limit = int(record.deadline - record.since)
+        return _fail(turn, f"{record.state} was not over after {limit} s: {wait.why}", ""), True
+    due = min(now + wait.seconds, record.deadline or now + wait.seconds)
+    turn.save(reason=wait.why, due=due)
+    return turn.record, False
+
+
+def _enter(
+    turn: Turn,
+    state: str,
+    reason: str,
+    max_active: int | None = None,
+    found: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Record:
+    """Write the record with its next state, in one transaction with the line of history."""
+    record, now = turn.record, turn.world.now()
+    lifecycle.check(record.state, state)
+    active = state in lifecycle.ACTIVE
+    limit = lifecycle.limit_s(state, record.spec["timeouts"]) if active else 0
+    found = dict(found or {})
+    saved = turn.ledger.save(
+        dataclasses.replace(
+            record,
+            state=state,
+            since=now,
+            deadline=now + limit if active else None,
+            due=now if active else None,
+            attempts=found.pop("attempts", record.attempts),
+            evidence={**record.evidence, **found},
+            job=None,
+            reason=reason,
+            **changes,
+        ),
+        change=reason,
+        max_active=max_active if record.state == "queued" and active else None,
+    )
+    log.info("%s: %s -> %s %s", record.store, record.state, state, reason)
+    if not active:
+        for waiting in turn.ledger.in_states({"queued"}):
+            turn.ledger.ring(waiting.store, now)
+    announce(turn.world, turn.ledger, record.store)
+    return saved
+
+
+def _fail(turn: Turn, reason: str, hint: str) -> Record:
+    record = turn.record
+    turn.world.disarm(record.minion_id)
+    return _enter(
+        turn,
+        lifecycle.FAILED.name,
+        reason,
+        failed_in=record.state,
+        next_action=hint or f"find the cause, then: salt-run deploy.store {record.store}",
+    )
+
+
+def announce(world: World, ledger: Ledger, store: str) -> None:
+    """Fire the events of changes that were not told yet: at least once each, in order."""
+    changes = ledger.unannounced(store)
+    for change in changes:
+        world.announce(f"store/{store}/deploy/{change.state}", event(change))
+    if changes:
+        ledger.announced(changes)
+
+
+def event(change: Change) -> dict[str, Any]:
+    """Return the data of the event that tells a change."""
+    keys = ("store", "generation", "state", "previous", "reason", "at")
+    return {key: getattr(change, key) for key in keys}

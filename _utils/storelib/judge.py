@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Judges the facts that a hypervisor reports: would this store's server fit and work there?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+GIB = 1024**3
+
+
+def hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    """Return what keeps the hypervisor from taking the store's server, a sentence each."""
+    return list(_hypervisor(spec, facts))
+
+
+def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
+    libvirt = facts["libvirt"]
+    if not libvirt["reachable"]:
+        yield f"libvirt cannot be reached ({libvirt.get('error')}): start libvirtd"
+        return
+    if not facts["virt_module"]:
+        yield (
+            "Salt's virt module does not load: install libvirt-python for the minion's Python "
+            "(Salt Bundle: package libvirt-libs; Salt 3008: also saltext-virt)"
+        )
+    if facts["tools_missing"]:
+        yield f"programs are missing: install {', '.join(facts['tools_missing'])}"
+    if spec["virt_type"] != "auto" and spec["virt_type"] not in facts["virt_types"]:
+        usable = ", ".join(facts["virt_types"]) or "none"
+        yield f"virt_type {spec['virt_type']} cannot be used there: usable is {usable}"
+    for source in facts["sources_missing"]:
+        yield f"{source} does not exist or is not active: create it or correct the pillar"
+    pool = facts["pool"]
+    if not pool["exists"]:
+        yield f"pool {spec['pool']} does not exist: create it or correct the pillar"
+        return
+    domain = facts["domain"]
+    if domain["exists"] and not domain["ours"]:
+        yield (
+            f"a domain {spec['minion_id']} is there that store-deploy did not make for this store: "
+            "rename or remove it, or choose another minion_id"
+        )
+    needed_mib = disk_needed_mib(spec, facts)
+    if needed_mib > pool["free_mib"]:
+        yield (
+            f"pool {spec['pool']} has {pool['free_mib']} MiB free, {needed_mib} MiB are needed: "
+            "make room (deploy.prune removes set-aside disks)"
+        )
+    # What the old guest has is given back before the new one starts.
+    old_mib = domain.get("memory_mib") or 0 if domain.get("state") == "running" else 0
+    if spec["memory_mib"] > facts["free_memory_mib"] + old_mib:
+        yield (
+            f"{facts['free_memory_mib'] + old_mib} MiB of memory are free, memory_mib asks for "
+            f"{spec['memory_mib']}: make room or ask for less"
+        )
+    virtual = facts["image"].get("virtual_size")
+    if virtual and virtual > spec["disk_gib"] * GIB:
+        yield (
+            f"the image needs a disk of {-(-virtual // GIB)} GiB, disk_gib is {spec['disk_gib']}: "
+            "raise disk_gib"
+        )
+
+
+def disk_needed_mib(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
+    """
+    Return the MiB that the pool must have free.
+
+    Disks are sparse: what must be there is the room that the image takes, twice where it is
+    not in the cache yet, and as much again for the guest's first boot.
+    """
+    size: int = facts["image"].get("size") or 0
+    copies = 1 if facts["image"]["exists"] else 2
+    return int(-(-size * copies // 1024**2)) + 1024

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The :class:`storelib.world.World` that a Salt master is."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import salt.client
+import salt.exceptions
+import salt.pillar
+import salt.utils.args
+import salt.utils.event
+import salt.utils.jid
+import salt.utils.minions
+
+from storelib.errors import SpecError
+from storelib.master import keys, settings
+from storelib.turn import Waiting
+from storelib.world import Returned
+
+PUBLISH_TIMEOUT_S = 10
+"""How long the master may take to accept a job."""
+
+
+class SaltWorld:
+    """Salt's master, seen from one of its processes."""
+
+    def __init__(self, opts: dict) -> None:
+        self.opts = opts
+        self.autosign = keys.Autosign(opts, settings.state_dir(opts) / "autosign.lock")
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        return salt.client.get_local_client(mopts=self.opts)
+
+    @functools.cached_property
+    def _bus(self) -> Any:
+        return salt.utils.event.get_master_event(self.opts, self.opts["sock_dir"], listen=False)
+
+    def close(self) -> None:
+        """Give back the connections that were opened."""
+        for name, part in (("_client", "destroy"), ("_bus", "destroy")):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                getattr(opened, part)()
+
+    def now(self) -> float:
+        """See :class:`storelib.world.World`, here and below."""
+        return time.time()
+
+    def new_jid(self) -> str:
+        """Return a job ID as Salt makes them."""
+        return str(salt.utils.jid.gen_jid(self.opts))
+
+    def publish(self, jid: str, minion: str, function: str, arguments: Mapping[str, Any]) -> None:
+        """Publish; not through ``run_job``, which prints if no minion matches."""
+        try:
+            self._client.pub(
+                [minion],
+                function,
+                salt.utils.args.condition_input([], dict(arguments)),
+                tgt_type="list",
+                jid=jid,
+                timeout=PUBLISH_TIMEOUT_S,
+            )
+        except salt.exceptions.SaltException as err:
+            raise Waiting(f"the master did not take a job: {err}", 5) from err
+
+    def returned(self, jid: str, minion: str) -> Returned | None:
+        """Look into the master's job cache."""
+        returner = self.opts["master_job_cache"]
+        answer = self._client.returners[f"{returner}.get_jid"](jid).get(minion)
+        if answer is None:
+            return None
+        return Returned(answer.get("return"), int(answer.get("retcode") or 0))
+
+    def keys(self, minion: str) -> dict[str, str]:
+        """Return the minion's public keys by state."""
+        return keys.known(self.opts, minion)
+
+    def purge_key(self, minion: str) -> None:
+        """Delete the minion's keys."""
+        keys.purge(self.opts, minion)
+
+    def accept_key(self, minion: str, public_key: str) -> None:
+        """Accept this key."""
+        keys.accept(self.opts, minion, public_key)
+
+    def same_key(self, one: str, other: str) -> bool:
+        """Compare keys, not texts."""
+        return keys.same(one, other)
+
+    def arm(self, minion: str) -> None:
+        """Write the autosign entry."""
+        self.autosign.arm(minion)
+
+    def disarm(self, minion: str) -> None:
+        """Remove the autosign entry."""
+        self.autosign.disarm(minion)
+
+    def armed(self, minion: str) -> bool:
+        """Look for the autosign entry."""
+        return self.autosign.armed(minion)
+
+    def master_public_key(self) -> str:
+        """Read the master's public key."""
+        return (Path(self.opts["pki_dir"]) / "master.pub").read_text()
+
+    def store_server(self, hypervisor: str) -> object:
+        """Compile the pillar as the master would for that minion."""
+        return store_server(self.opts, hypervisor)
+
+    def announce(self, tag: str, data: Mapping[str, Any]) -> None:
+        """Fire on the master's own bus."""
+        self._bus.fire_event(dict(data), tag)
+
+
+def store_server(opts: dict, hypervisor: str) -> object:
+    """
+    Return ``store_server`` of the hypervisor's pillar, compiled here with its cached grains.
+
+    Raises :class:`SpecError` if the pillar does not compile.
+    """
+    _, grains, _ = salt.utils.minions.get_minion_data(hypervisor, opts)
+    saltenv = opts.get("saltenv") or "base"
+    pillar = salt.pillar.Pillar(opts, grains or {"id": hypervisor}, hypervisor, saltenv)
+    data = pillar.compile_pillar()
+    if data.get("_errors"):
+        raise SpecError(
+            f"the pillar of {hypervisor} does not compile: {'; '.join(map(str, data['_errors']))}",
+            f"salt-run pillar.show_pillar {hypervisor} shows it; mend it, then try again",
+        )
+    return data.get("store_server")

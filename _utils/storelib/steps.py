@@ -1,0 +1,239 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The steps: one function for each state that moves by itself.
+
+A step returns the evidence that its state is over, raises ``Waiting`` as long as it is not, and
+``Fault`` if it never will be. It can be called again after a crash at any of its lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from storelib import judge, lifecycle, spec
+from storelib.errors import Fault
+from storelib.turn import Turn, Waiting
+from storelib.world import ACCEPTED
+
+PROBE_TRIES = 5
+"""How often the probes are run before a failing one fails the deployment."""
+
+PROBE_PAUSE_S = 10.0
+
+Evidence = dict[str, Any]
+
+
+def awaiting_hypervisor(turn: Turn) -> Evidence:
+    """Over when the hypervisor answers and its facts suffice."""
+    name = turn.record.hypervisor
+    if ACCEPTED not in turn.world.keys(name):
+        raise Waiting(f"{name} has no accepted key on this master yet", 30)
+    wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
+    if wanted["store"] != turn.record.store:
+        raise Fault(
+            f"the pillar of {name} now names store {wanted['store']}",
+            f"correct the pillar, or name the store's hypervisor: deploy.store "
+            f"{turn.record.store} hypervisor=MINION",
+        )
+    if wanted != turn.spec:
+        turn.save(spec=wanted, minion_id=wanted["minion_id"], job=None)
+    facts = turn.on_hypervisor("facts", quick=True).facts
+    marker = facts["marker"] or {}
+    configured = marker.get("boot_id") == facts["boot_id"] and marker.get("result") is True
+    if turn.record.requested_by == "event" and not configured:
+        raise Waiting(f"{name} has not reached its highstate since it booted")
+    faults = judge.hypervisor(wanted, facts) + _unknown_server(turn, facts)
+    if faults and configured:
+        raise Fault(f"{name}: {'; '.join(faults)}", "mend it, then deploy.store again")
+    if faults:
+        raise Waiting(f"{name}: {'; '.join(faults)}")
+    return {
+        "hypervisor": {
+            key: facts[key] for key in ("machine_id", "boot_id", "virt_type", "libvirt", "marker")
+        }
+    }
+
+
+def _unknown_server(turn: Turn, facts: dict[str, Any]) -> list[str]:
+    """Find a server of this store that nobody gave leave to replace."""
+    domain = facts["domain"]
+    if turn.record.redeploy or not domain.get("ours"):
+        return []
+    generation = domain["generation"]
+    reached = turn.ledger.reached
+    if reached(turn.record.store, generation, lifecycle.FIRST) and not reached(
+        turn.record.store, generation, lifecycle.DEPLOYED.name
+    ):
+        return []
+    return [
+        f"it has a server of this store (deployment {generation}): say redeploy=True to replace it"
+    ]
+
+
+def queued(turn: Turn) -> Evidence:
+    """Over when a slot is free; taking it is part of leaving the state."""
+    return {}
+
+
+def staging(turn: Turn) -> Evidence:
+    """Over when the cached image has the pillar's checksum."""
+    facts = turn.on_hypervisor("stage").facts
+    if facts["sha256"] != turn.spec["image"]["sha256"]:
+        raise Fault(
+            f"the image on {turn.record.hypervisor} has sha256 {facts['sha256']}, the pillar says "
+            f"{turn.spec['image']['sha256']}",
+            "correct image.sha256 or the image",
+        )
+    return {"image": {"path": facts["path"], "sha256": facts["sha256"]}}
+
+
+def clearing(turn: Turn) -> Evidence:
+    """Over when the old server's domain, disk and key are gone from their places."""
+    world, minion = turn.world, turn.record.minion_id
+    old_key = turn.once("old_public_key", lambda: world.keys(minion).get(ACCEPTED, ""))
+    facts = turn.once(
+        "cleared", lambda: turn.on_hypervisor("clear", public_key=old_key or None).facts
+    )
+    if facts["domain"]["exists"] or facts["disk"]["exists"]:
+        raise Fault(
+            f"the old server of {minion} is still there after it was set aside",
+            f"look at domain and disk on {turn.record.hypervisor}",
+        )
+    # Only now: a guest that still ran would call again and leave a new pending key.
+    world.purge_key(minion)
+    if world.keys(minion):
+        raise Waiting(f"the old key of {minion} is not gone yet", 1)
+    return {"set_aside": facts["set_aside"]}
+
+
+def defining(turn: Turn) -> Evidence:
+    """Over when the domain is defined and its disk has the right size and backing."""
+    facts = turn.on_hypervisor("define", master_public_key=turn.world.master_public_key()).facts
+    domain, disk = facts["domain"], facts["disk"]
+    size = turn.spec["disk_gib"] * judge.GIB
+    right = (
+        domain["exists"]
+        and domain["ours"]
+        and domain["generation"] == turn.record.generation
+        and disk["virtual_size"] == size
+        and bool(disk["backing"]) == (turn.spec["clone"] == "cow")
+    )
+    if not right or not facts["public_key"]:
+        raise Fault(
+            f"the domain of {turn.record.minion_id} is not what was asked for: {facts}",
+            f"look at it on {turn.record.hypervisor}",
+        )
+    return {"public_key": facts["public_key"], "disk": disk}
+
+
+def starting(turn: Turn) -> Evidence:
+    """Over when the domain has run for ``steady_s`` without a break."""
+    _admit(turn)
+    facts = turn.on_hypervisor("start").facts
+    _admit(turn)
+    return {"start": facts, "attempts": facts["attempts"]}
+
+
+def booting(turn: Turn) -> Evidence:
+    """Over when the guest's minion answers, with the key that was made for it."""
+    minion = turn.record.minion_id
+    if not _admit(turn):
+        others = {state: pem for state, pem in turn.world.keys(minion).items() if pem}
+        why = f"{minion} has not called yet"
+        if others:
+            why = f"another machine calls itself {minion}: its key is {', '.join(others)}"
+        raise Waiting(why)
+    return {"boot_ids": turn.in_guest("boots", quick=True).facts["boots"]}
+
+
+def _admit(turn: Turn) -> bool:
+    """Let in the guest and nobody else; return whether it is in."""
+    world, minion, ours = turn.world, turn.record.minion_id, turn.record.evidence["public_key"]
+    if turn.spec["admission"] == "pinned" and ACCEPTED not in world.keys(minion):
+        world.accept_key(minion, ours)
+    accepted = world.keys(minion).get(ACCEPTED)
+    if accepted is None:
+        world.arm(minion)
+        return False
+    world.disarm(minion)
+    if not world.same_key(accepted, ours):
+        world.purge_key(minion)
+        raise Fault(
+            f"intrusion: the key that was accepted for {minion} is not the one that its hypervisor "
+            "made; it was revoked",
+            "find out who called from where (salt/auth events, master log); then deploy.store "
+            "again, with admission: pinned in the pillar",
+        )
+    return True
+
+
+def rebooting(turn: Turn) -> Evidence:
+    """Over when the guest has noted a second boot ID."""
+    return _boots(turn, turn.in_guest("boots", quick=True).facts["boots"], 2)
+
+
+def configuring(turn: Turn) -> Evidence:
+    """Over when the highstate held."""
+    return {"highstate": turn.in_guest("highstate").facts}
+
+
+def restarting(turn: Turn) -> Evidence:
+    """Over when the guest, made permanent, has noted a third boot ID."""
+    turn.once("settled", lambda: turn.in_guest("settle").facts)
+    before = turn.record.evidence["boot_ids"][-1]
+    # Reboots only while that boot lasts, so asking is the same as looking.
+    facts = turn.in_guest("reboot", quick=True, after=before).facts
+    return _boots(turn, facts["boots"], 3)
+
+
+def _boots(turn: Turn, boots: list[str], wanted: int) -> Evidence:
+    if len(boots) < wanted:
+        raise Waiting(f"{turn.record.minion_id} has noted {len(boots)} boots, not yet {wanted}", 20)
+    return {"boot_ids": boots}
+
+
+def verifying(turn: Turn) -> Evidence:
+    """Over when all probes pass and no state would fail."""
+    checks = turn.spec["verify"]
+    tries = turn.record.evidence.get("probe_tries", 0)
+    if "probes" not in turn.record.evidence:
+        answer = turn.try_in_guest("probe", checks=checks)
+        if not answer.ok and tries + 1 >= PROBE_TRIES:
+            raise Fault(answer.error, answer.hint)
+        if not answer.ok:
+            turn.save(evidence={**turn.record.evidence, "probe_tries": tries + 1})
+            raise Waiting(answer.error, PROBE_PAUSE_S)
+        turn.save(evidence={**turn.record.evidence, "probes": answer.facts})
+    return {"highstate_test": turn.in_guest("highstate", test=True).facts}
+
+
+def finishing(turn: Turn) -> Evidence:
+    """Over when seed and bootstrap data were read back as gone."""
+    left = turn.once("cleaned", lambda: turn.in_guest("cleanup").facts)["left"]
+    if left:
+        raise Fault(
+            f"bootstrap data is still in {turn.record.minion_id}: {', '.join(left)}",
+            "remove it there by hand",
+        )
+    return {"finished": turn.on_hypervisor("finish").facts}
+
+
+STEPS: dict[str, Callable[[Turn], Evidence]] = {
+    step.__name__: step
+    for step in (
+        awaiting_hypervisor,
+        queued,
+        staging,
+        clearing,
+        defining,
+        starting,
+        booting,
+        rebooting,
+        configuring,
+        restarting,
+        verifying,
+        finishing,
+    )
+}

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator is shown: records, timelines and explanations, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from storelib import lifecycle
+from storelib.ledger import Change, Record
+
+HIDDEN = ("public_key", "old_public_key", "synced", "probe_tries")
+"""Evidence that is for the machine only."""
+
+
+def when(at: float | None) -> str | None:
+    """Return a time as ISO 8601, UTC, seconds."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def record(this: Record) -> dict[str, Any]:
+    """Return the public form of a record."""
+    evidence = {key: value for key, value in this.evidence.items() if key not in HIDDEN}
+    public_key = this.evidence.get("public_key")
+    if public_key:
+        body = "".join(public_key.split())
+        evidence["key_fingerprint"] = "sha256:" + hashlib.sha256(body.encode()).hexdigest()
+    return {
+        "store": this.store,
+        "generation": this.generation,
+        "state": this.state,
+        "since": when(this.since),
+        "deadline": when(this.deadline),
+        "hypervisor": this.hypervisor,
+        "minion_id": this.minion_id,
+        "image": this.spec["image"],
+        "attempts": this.attempts,
+        "evidence": evidence,
+        "failed_in": this.failed_in,
+        "reason": this.reason,
+        "next_action": this.next_action,
+        "revision": this.revision,
+    }
+
+
+def row(this: Record, now: float) -> dict[str, Any]:
+    """Return a record's line in a list."""
+    return {
+        "store": this.store,
+        "generation": this.generation,
+        "state": this.state,
+        "for_s": round(now - this.since),
+        "hypervisor": this.hypervisor,
+        "minion_id": this.minion_id,
+        "reason": this.reason,
+    }
+
+
+def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
+    """Return the history with the seconds spent in each state."""
+    rows = []
+    for change, following in zip(changes, [*changes[1:], None], strict=True):
+        ended = following.at if following else now if change.state in lifecycle.ACTIVE else None
+        rows.append(
+            {
+                "generation": change.generation,
+                "state": change.state,
+                "at": when(change.at),
+                "took_s": round(ended - change.at, 1) if ended else None,
+                "reason": change.reason,
+            }
+        )
+    return rows
+
+
+def explain(this: Record, now: float) -> dict[str, Any]:
+    """Say why a deployment is where it is, and what comes next."""
+    state = lifecycle.STATES[this.state]
+    told: dict[str, Any] = {
+        "store": this.store,
+        "state": this.state,
+        "meaning": state.happens,
+        "for_s": round(now - this.since),
+    }
+    if this.active:
+        told["over_when"] = state.over
+        told["waits_for"] = this.reason or "nothing: its next step is due"
+        told["at_deadline"] = f"fails at {when(this.deadline)}"
+        told["you_can"] = [f"watch it: salt-run deploy.history {this.store}"]
+    elif this.state == lifecycle.FAILED.name:
+        told["failed_in"] = f"{this.failed_in}: {lifecycle.STATES[this.failed_in].happens}"
+        told["reason"] = this.reason
+        told["undo"] = lifecycle.STATES[this.failed_in].undo
+        told["you_can"] = [this.next_action, f"deploy again: salt-run deploy.store {this.store}"]
+    else:
+        told["you_can"] = [f"replace it: salt-run deploy.store {this.store} redeploy=True"]
+    return told
+
+
+def progress(change: Change, began: float) -> str:
+    """Return the line that a change is shown as while it is watched."""
+    failed = change.state == lifecycle.FAILED.name
+    what = change.reason if failed else lifecycle.STATES[change.state].happens
+    return f"{change.at - began:8.1f} s  {change.state:<20}  {what}"
+
+
+def steps(spec: dict[str, Any]) -> Iterable[str]:
+    """Say, state by state, what a deployment would do."""
+    for state in lifecycle.PATH:
+        limit = lifecycle.limit_s(state.name, spec["timeouts"])
+        yield f"{state.name}: {state.happens}; over when {state.over}; fails after {limit} s"

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the core asks of the master. ``storelib.master`` does it with Salt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a minion returned for a job."""
+
+    value: Any
+    retcode: int
+
+
+class World(Protocol):
+    """Salt's master, as far as a deployment touches it. No call waits for a minion."""
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+
+    def new_jid(self) -> str:
+        """Return an unused job ID."""
+
+    def publish(self, jid: str, minion: str, function: str, arguments: Mapping[str, Any]) -> None:
+        """Send a job to exactly one minion."""
+
+    def returned(self, jid: str, minion: str) -> Returned | None:
+        """Return what the minion returned, ``None`` as long as it has not."""
+
+    def keys(self, minion: str) -> dict[str, str]:
+        """Return the public keys known of exactly this minion ID, by state, as PEM."""
+
+    def purge_key(self, minion: str) -> None:
+        """Delete the minion's keys in all states; nothing is done if there is none."""
+
+    def accept_key(self, minion: str, public_key: str) -> None:
+        """Store ``public_key`` as the accepted key, and remove all others of this ID."""
+
+    def arm(self, minion: str) -> None:
+        """Write the autosign entry of exactly this minion ID."""
+
+    def disarm(self, minion: str) -> None:
+        """Remove that entry, if it is there."""
+
+    def armed(self, minion: str) -> bool:
+        """Say whether that entry is there."""
+
+    def master_public_key(self) -> str:
+        """Return the master's public key, PEM."""
+
+    def store_server(self, hypervisor: str) -> object:
+        """Compile the hypervisor's pillar and return its ``store_server``."""
+
+    def same_key(self, one: str, other: str) -> bool:
+        """Say whether two PEM texts are the same public key."""
+
+    def announce(self, tag: str, data: Mapping[str, Any]) -> None:
+        """Fire an event on the master's bus."""

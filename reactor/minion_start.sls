@@ -1,0 +1,5 @@
+{#- SPDX-License-Identifier: Apache-2.0. Tags: salt/minion/<minion ID>/start #}
+store-deploy-minion-start:
+  runner.deploy.notify:
+    - args:
+      - minion: {{ data.get('id') | json }}

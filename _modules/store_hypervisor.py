@@ -1,0 +1,531 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Deploy a store server's domain on its hypervisor.
+
+Each function is one step of a deployment. All take the validated spec of the store and the number
+of the deployment (generation) by keyword, can be called again after having been killed at any
+line, and return a report: ``ok``, ``error``, ``hint`` and the facts that were read back.
+None raises for a fault of the world; such a report sets the return code 1.
+
+:depends: ``storelib`` (``_utils/``), execution module ``virt``, libvirt-python, qemu-img, xorriso
+"""
+
+import contextlib
+import datetime
+import functools
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import salt.exceptions
+
+from storelib import report, seed
+from storelib.hypervisor import (
+    MIB,
+    Fault,
+    Place,
+    disks,
+    domains,
+    first,
+    folder,
+    free,
+    guest,
+    images,
+    of_system,
+    old,
+    read_json,
+    write,
+)
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    __context__: dict[str, Any]
+    __opts__: dict[str, Any]
+    __salt__: dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+MARKER = Path("/var/lib/store-deploy/highstate.json")
+"""Left by the end of the hypervisor's highstate: boot ID, time, result."""
+
+
+def _reporting(step):
+    """Turn what a step returns or raises into its report."""
+
+    @functools.wraps(step)
+    def reported(spec, generation, **arguments):
+        fault, facts = None, {}
+        try:
+            facts = step(spec, generation, **arguments)
+        except Fault as err:
+            fault, facts = err, err.facts
+        except OSError as err:
+            pool = Path(spec["pool"])
+            fault = of_system(err, pool if pool.is_absolute() and pool.is_dir() else None)
+        except salt.exceptions.SaltException as err:
+            fault = Fault(str(err))
+        # The loader's context outlives the job in some callers: set it in both cases.
+        __context__["retcode"] = 1 if fault else 0
+        if fault:
+            log.error("%s: %s: %s", spec["store"], step.__name__, fault)
+        return report.made(
+            *(spec, generation, step.__name__, facts),
+            error=str(fault) if fault else "",
+            hint=fault.hint if fault else "",
+        )
+
+    return reported
+
+
+def _uri():
+    return __salt__["config.get"]("virt:connection:uri", None)
+
+
+def _place(connection, spec):
+    pool = domains.pool_path(connection, spec["pool"])
+    if not pool.is_dir():
+        raise Fault(f"the pool {pool} does not exist", "make the directory or mount it, then retry")
+    return Place(pool, spec["minion_id"], spec["image"]["sha256"])
+
+
+@contextlib.contextmanager
+def _at_work(spec):
+    """Give libvirt and the store's files, while no other job works on them."""
+    with domains.connected(_uri()) as connection:
+        place = _place(connection, spec)
+        with place.lock():
+            yield connection, place
+
+
+def _ours(connection, spec, place):
+    """Return the facts of the store's domain; a domain of its name that is not ours is refused."""
+    known = domains.facts(connection, spec, place)
+    if known["exists"] and not known["ours"]:
+        raise Fault(
+            f"the domain {spec['minion_id']} on this hypervisor does not belong to "
+            f"store {spec['store']}",
+            "rename or remove it by hand, or choose another minion_id, then retry",
+        )
+    return known
+
+
+def _of_generation(connection, spec, place, generation):
+    """Return the store's domain, which must be the one that this deployment defined."""
+    known = _ours(connection, spec, place)
+    if not known["exists"] or known["generation"] != generation:
+        raise Fault(
+            f"the domain {spec['minion_id']} of deployment {generation} is not defined",
+            "deploy the store again",
+        )
+    return domains.lookup(connection, spec["minion_id"])
+
+
+def _seed_facts(place):
+    return {"path": str(place.seed), "exists": place.seed.exists()}
+
+
+@_reporting
+def facts(spec, generation):
+    """
+    Read what the hypervisor has and lacks for this store. Changes nothing.
+
+    It answers without libvirt too: ``libvirt`` then says why it cannot be reached, and the facts
+    that only libvirt knows are empty.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.facts spec='{...}' generation=1
+    """
+    pool = Path(spec["pool"]) if spec["pool"].startswith("/") else None
+    found = {
+        "machine_id": Path("/etc/machine-id").read_text().strip()
+        if Path("/etc/machine-id").exists()
+        else "",
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "cpus": os.cpu_count(),
+        "marker": read_json(MARKER),
+        "virt_module": "virt.init" in __salt__,
+        "tools_missing": [
+            " or ".join(tools) for tools in (("qemu-img",), guest.ISO_TOOLS) if not first(tools)
+        ],
+        "libvirt": {"uri": _uri(), "version": None, "reachable": False, "why": ""},
+        "virt_types": [],
+        "virt_type": None,
+        "free_memory_mib": None,
+        "sources_missing": None,
+        "domain": None,
+        "pool_error": "",
+    }
+    try:
+        with domains.connected(_uri()) as connection:
+            usable = domains.virt_types(connection, spec["os_type"])
+            found |= {
+                "libvirt": {
+                    "uri": connection.getURI(),
+                    "version": connection.getLibVersion(),
+                    "reachable": True,
+                    "why": "",
+                },
+                "virt_types": usable,
+                "virt_type": domains.resolved(spec["virt_type"], usable),
+                "free_memory_mib": domains.free_memory_mib(connection),
+                "sources_missing": domains.missing_sources(connection, spec["interfaces"]),
+            }
+            try:
+                pool = domains.pool_path(connection, spec["pool"])
+            except Fault as fault:
+                found["pool_error"] = str(fault)
+            place = Place(pool, spec["minion_id"], spec["image"]["sha256"]) if pool else None
+            found["domain"] = domains.facts(connection, spec, place)
+    except Fault as fault:
+        found["libvirt"]["why"] = str(fault)
+    there = pool is not None and pool.is_dir()
+    found["pool"] = {
+        "path": str(pool) if pool else None,
+        "exists": there,
+        "free_mib": free(pool) // MIB if there else 0,
+    }
+    if there:
+        place = Place(pool, spec["minion_id"], spec["image"]["sha256"])
+        found["disk"] = disks.facts(place.disk)
+        found["seed"] = _seed_facts(place)
+        found["image"] = {
+            "path": str(place.image),
+            "exists": place.image.exists(),
+            "sha256": images.recorded(place.image),
+        }
+    else:
+        found |= {what: {"path": None, "exists": False} for what in ("disk", "seed", "image")}
+    return found
+
+
+@_reporting
+def stage(spec, generation):
+    """
+    Bring the image into the hypervisor's cache and check its SHA-256.
+
+    An image that is there already is not fetched again, and read again only if it was touched.
+    A transfer by http(s) that broke off goes on where it stopped.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.stage spec='{...}' generation=1
+    """
+    with domains.connected(_uri()) as connection:
+        place = _place(connection, spec)
+    images.stage(spec["image"]["source"], place.image, place.sha256, __salt__["cp.get_file"])
+    disks.fit(place.image, spec["disk_gib"])
+    return {"image": {**disks.facts(place.image), "sha256": images.recorded(place.image)}}
+
+
+@_reporting
+def clear(spec, generation, public_key=None):
+    """
+    Set the store's old server aside: its disk, definition, NVRAM and public key together.
+
+    The guest is shut down, and switched off if that takes longer than a minute. Nothing of it is
+    deleted but its seed. Data disks stay where they are. A domain of that name that is not ours is
+    refused, untouched.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment that makes room for itself.
+
+    public_key
+        The old guest's public key (PEM), used if its definition does not hold it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.clear spec='{...}' generation=2
+    """
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        if known["exists"] and known["disks"][:1] not in ([], [str(place.disk)]):
+            raise Fault(
+                f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
+                "correct pool in the pillar, or move the disks and edit the domain, then retry",
+            )
+        remains = place.disk.exists() or place.nvram.exists() or old.unfinished(place)
+        if known["exists"] or remains:
+            _set_aside(connection, spec, place, known, generation, public_key)
+        for left in (place.seed, place.intent):
+            left.unlink(missing_ok=True)
+        put = old.listing(place, generation)
+        return {
+            "domain": domains.facts(connection, spec, place),
+            "disk": disks.facts(place.disk),
+            "seed": _seed_facts(place),
+            "set_aside": put[-1] if put else None,
+            "set_asides": put,
+        }
+
+
+def _set_aside(connection, spec, place, known, generation, public_key):
+    domain = domains.lookup(connection, spec["minion_id"])
+    of = known.get("generation") or (read_json(place.intent) or {}).get("generation") or 0
+    partial = old.opened(
+        place, {"store": spec["store"], "generation": of, "cleared_for": generation}
+    )
+    if key := known.get("public_key") or public_key:
+        write(partial / old.PUBLIC_KEY, key)
+    nvram = place.nvram
+    if domain:
+        definition = domains.definition(domain)
+        write(partial / old.DOMAIN, definition)
+        nvram = Path(domains.description(domain).findtext("os/nvram") or nvram)
+        # Or a hypervisor that restarts meanwhile would start it again.
+        domain.setAutostart(False)
+        domains.switch_off(domain)
+    old.move(nvram, partial / old.NVRAM)
+    old.move(place.disk, partial / old.DISK)
+    if domain:
+        if (partial / old.DOMAIN).read_text() != definition:
+            raise Fault(f"{partial / old.DOMAIN} does not read back as written", "check the disk")
+        domains.undefine(domain)
+    old.closed(partial)
+
+
+@_reporting
+def define(spec, generation, master_public_key):
+    """
+    Define the store's new server: disk from the staged image, data disks, key pair, seed, domain.
+
+    Called again for the same deployment it changes nothing if all is there, and begins anew, data
+    disks excepted, if it was killed before the end.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    master_public_key
+        Public key (PEM) of the only master that the guest may trust.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.define spec='{...}' generation=1 master_public_key='...'
+    """
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        intent = {"store": spec["store"], "generation": generation}
+        if known["exists"]:
+            if known["generation"] != generation or known["state"] != "shut off":
+                raise Fault(
+                    f"the domain {spec['minion_id']} of deployment {known['generation']} is there "
+                    f"({known['state']})",
+                    "clear it first",
+                )
+            files = [*map(Path, known["disks"]), place.seed]
+            if known["public_key"] and all(file.exists() for file in files):
+                place.intent.unlink(missing_ok=True)
+                return _defined(connection, spec, place)
+            if known["public_key"] and place.disk.exists():
+                # It may have run: a disk with a server on it is never overwritten.
+                raise Fault(f"the domain {spec['minion_id']} lacks a file", "clear it first")
+        elif place.disk.exists() and read_json(place.intent) != intent:
+            raise Fault(f"there is a disk {place.disk} already", "clear it first")
+        virt_type = _virt_type(connection, spec)
+        if not place.image.exists() or not images.checked(place.image, place.sha256):
+            raise Fault(f"the image {place.sha256} is not in the cache", "stage it first")
+
+        folder(place.intent.parent)
+        write(place.intent, json.dumps(intent))
+        if known["exists"]:
+            domains.undefine(domains.lookup(connection, spec["minion_id"]))
+        disks.clone(place.image, place.disk, spec["disk_gib"], spec["clone"])
+        for data in spec["data_disks"]:
+            disks.keep(place.data_disk(data["name"]), data["size_gib"])
+        private, public = guest.key_pair(__opts__["keysize"])
+        guest.write_seed(
+            place, seed.documents(spec, generation, private, public, master_public_key)
+        )
+        folder(place.console.parent)
+        __salt__["virt.init"](**guest.init_arguments(spec, place, virt_type))
+        domain = domains.lookup(connection, spec["minion_id"])
+        if domain is None:
+            raise Fault(f"virt.init did not define the domain {spec['minion_id']}")
+        domains.complete(connection, domain, spec, generation, public, place.console)
+        place.intent.unlink()
+        return _defined(connection, spec, place)
+
+
+def _virt_type(connection, spec):
+    if "virt.init" not in __salt__:
+        raise Fault(
+            "Salt's module virt is not loaded on the hypervisor",
+            "on Salt 3008 install saltext-virt and libvirt-python, then restart the minion",
+        )
+    usable = domains.virt_types(connection, spec["os_type"])
+    virt_type = domains.resolved(spec["virt_type"], usable)
+    if virt_type not in usable:
+        raise Fault(
+            f"the hypervisor cannot run {spec['virt_type']} guests of OS type {spec['os_type']}; "
+            f"it can run: {', '.join(usable) or 'none'}",
+            "correct virt_type or os_type in the pillar",
+        )
+    return virt_type
+
+
+def _defined(connection, spec, place):
+    known = domains.facts(connection, spec, place)
+    return {
+        "domain": known,
+        "disk": disks.facts(place.disk),
+        "data_disks": [disks.facts(place.data_disk(each["name"])) for each in spec["data_disks"]],
+        "seed": {**_seed_facts(place), "mode": f"{place.seed.stat().st_mode & 0o777:04o}"},
+        "public_key": known["public_key"],
+    }
+
+
+@_reporting
+def start(spec, generation):
+    """
+    Start the store's server and see that it keeps running.
+
+    Tried ``start.attempts`` times with the pauses of ``start.backoff_s``; it has started when it
+    ran for ``start.steady_s`` seconds without a break. One that runs already is only watched.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.start spec='{...}' generation=1
+    """
+    name, plan = spec["minion_id"], spec["start"]
+    found = {"attempts": 0, "errors": [], "started_at": None}
+    with _at_work(spec) as (connection, place):
+        _of_generation(connection, spec, place, generation)
+        while found["attempts"] < plan["attempts"]:
+            if found["errors"]:
+                time.sleep(plan["backoff_s"][: found["attempts"]][-1])
+            found["attempts"] += 1
+            error = _attempt(connection, name, plan["steady_s"], found)
+            found |= {key: domains.facts(connection, spec, place)[key] for key in ("state", "id")}
+            if not error:
+                return found
+            log.warning("%s: start %s: %s", spec["store"], found["attempts"], error)
+            found["errors"].append(error)
+    raise Fault(
+        f"the domain {name} did not start in {found['attempts']} attempts: {error}",
+        f"see /var/log/libvirt/qemu/{name}.log on the hypervisor, mend it, then retry",
+        found,
+    )
+
+
+def _attempt(connection, name, steady_s, found):
+    """Start the domain unless it runs, and return what went wrong."""
+    if domains.running_as(connection, name) is None:
+        try:
+            __salt__["virt.start"](name)
+        except Exception as err:  # virt.start lets libvirt's own exceptions through
+            return str(err)
+        found["started_at"] = datetime.datetime.now(datetime.timezone.utc).isoformat(
+            timespec="seconds"
+        )
+    run = domains.running_as(connection, name)
+    if run is None or domains.awaited(
+        lambda: domains.running_as(connection, name) != run, steady_s
+    ):
+        return f"it did not run for {steady_s} s without a break"
+    return ""
+
+
+@_reporting
+def finish(spec, generation):
+    """
+    Take the seed away from the store's server, for good, and switch its autostart on.
+
+    The seed is ejected from the running guest, its drive taken out of the definition, its file
+    deleted.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.finish spec='{...}' generation=1
+    """
+    with _at_work(spec) as (connection, place):
+        domain = _of_generation(connection, spec, place, generation)
+        domains.detach(domain, place.seed)
+        place.seed.unlink(missing_ok=True)
+        domain.setAutostart(True)
+        known = domains.facts(connection, spec, place)
+        found = {
+            "domain": known,
+            "seed": _seed_facts(place),
+            "inserted": str(place.seed) in domains.inserted(domain),
+            "defined": str(place.seed) in known["cdroms"],
+            "autostart": known["autostart"],
+        }
+        if found["inserted"] or found["defined"] or not found["autostart"]:
+            raise Fault(f"the seed of {spec['minion_id']} is still there", "retry", found)
+        return found
+
+
+@_reporting
+def console(spec, generation, lines=50):
+    """
+    Return the last lines that the store's server wrote to its serial console.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    lines
+        How many lines.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.console spec='{...}' generation=1
+    """
+    path = Place(Path(spec["pool"]), spec["minion_id"], spec["image"]["sha256"]).console
+    if not path.exists():
+        return {"path": str(path), "lines": []}
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, 256 * lines), os.SEEK_END)
+        text = file.read().decode(errors="replace")
+    return {"path": str(path), "lines": text.splitlines()[-lines:]}

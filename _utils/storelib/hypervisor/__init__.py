@@ -1,0 +1,191 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What happens on a hypervisor, without Salt: files, qemu-img, libvirt.
+
+The execution module ``store_hypervisor`` puts these parts together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONSOLES = Path("/var/log/libvirt/store-deploy")
+"""Where virtlogd keeps what the guests write to their serial console."""
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Fault(Exception):
+    """
+    A fault of the world: told to the operator, never a traceback.
+
+    Its text is one sentence, what is wrong; ``hint`` says what to do about it; ``facts`` are what
+    was read back before it went wrong, if that helps.
+    """
+
+    def __init__(self, error: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(error)
+        self.hint = hint
+        self.facts = facts or {}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The files of one store server in its pool."""
+
+    pool: Path
+    minion_id: str
+    sha256: str
+
+    @property
+    def own(self) -> Path:
+        """The product's own folder, in the pool so that a rename is enough to move a disk."""
+        return self.pool / ".store-deploy"
+
+    @property
+    def image(self) -> Path:
+        """The cached image that the system disk is cloned from."""
+        return self.own / "images" / f"{self.sha256}.qcow2"
+
+    @property
+    def disk(self) -> Path:
+        """The system disk."""
+        return self.pool / f"{self.minion_id}.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        """The seed's ISO image."""
+        return self.pool / f"{self.minion_id}-seed.iso"
+
+    @property
+    def nvram(self) -> Path:
+        """Where libvirt keeps what the guest's UEFI remembers, unless the definition says else."""
+        return Path(f"/var/lib/libvirt/qemu/nvram/{self.minion_id}_VARS.fd")
+
+    @property
+    def intent(self) -> Path:
+        """Says that a domain without our metadata is one that we were about to complete."""
+        return self.own / "defining" / f"{self.minion_id}.json"
+
+    @property
+    def set_asides(self) -> Path:
+        """The folder of everything that was set aside for this minion ID."""
+        return self.own / "set-aside" / self.minion_id
+
+    @property
+    def console(self) -> Path:
+        """The log of the guest's serial console."""
+        return CONSOLES / f"{self.minion_id}.log"
+
+    def data_disk(self, name: str) -> Path:
+        """Return the path of the data disk of that name."""
+        return self.pool / f"{self.minion_id}-{name}.qcow2"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep two jobs from working on the same store server at once."""
+        with locked(self.own / "locks" / self.minion_id):
+            yield
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on that file, which ends with the process at the latest."""
+    folder(path.parent)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def folder(path: Path) -> Path:
+    """Make the folder, which QEMU's user may pass through to a path that it was given."""
+    path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    return path
+
+
+def free(path: Path) -> int:
+    """Return the bytes that can still be written under the path."""
+    usage = os.statvfs(path)
+    return usage.f_bavail * usage.f_frsize
+
+
+def no_space(path: Path, needed: int) -> Fault:
+    """Return the fault that says that the pool is full."""
+    return Fault(
+        f"no free disk in {path}: {-(-needed // MIB)} MiB needed, {free(path) // MIB} MiB free",
+        "make room in the pool, then retry",
+    )
+
+
+def run(*command: str | Path) -> str:
+    """Run a tool and return what it printed; raises :class:`Fault` if it is missing or fails."""
+    try:
+        done = subprocess.run(
+            [str(word) for word in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            umask=0o077,
+        )
+    except FileNotFoundError:
+        raise Fault(f"{command[0]} is not installed", f"install {command[0]}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise Fault(f"{command[0]} failed: {said[-1] if said else f'status {done.returncode}'}")
+    return done.stdout
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file of root's own, whole or not at all, so that a power cut cannot tear it."""
+    partial = path.with_name(f".{path.name}.new")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(partial, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, survive a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def read_json(path: Path) -> Any:
+    """Return the file's content, ``None`` if there is none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def of_system(err: OSError, pool: Path | None) -> Fault:
+    """Return the fault that an error of the operating system amounts to."""
+    if err.errno == errno.ENOSPC and pool:
+        return Fault(
+            f"no free disk in {pool}: {free(pool) // MIB} MiB free",
+            "make room in the pool, then retry",
+        )
+    where = f" ({err.filename})" if err.filename else ""
+    return Fault(f"{err.strerror or err}{where}", "mend this on the hypervisor, then retry")
+
+
+def first(tools: Sequence[str]) -> str:
+    """Return the first of the tools that is installed, or an empty string."""
+    return next((tool for tool in tools if shutil.which(tool)), "")

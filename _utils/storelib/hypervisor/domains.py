@@ -1,0 +1,292 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Domains as libvirt knows them, and how to tell ours from others."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from storelib.hypervisor import MIB, Fault, Place, read_json
+
+NAMESPACE = "https://store-deploy.dev/xmlns/domain/1"
+ElementTree.register_namespace("store-deploy", NAMESPACE)
+
+STATES = (
+    *("no state", "running", "blocked", "paused", "shutting down", "shut off", "crashed"),
+    "suspended",
+)
+"""libvirt's domain states by their number."""
+
+RUNNING = frozenset({"running", "blocked"})
+"""Blocked is what Xen calls a running domain that has nothing to do."""
+
+SHUTDOWN_S = 60
+"""Seconds that a guest has for its shutdown before it is switched off."""
+
+
+@contextlib.contextmanager
+def connected(uri: str | None) -> Iterator[Any]:
+    """
+    Connect to libvirt; whatever libvirt refuses meanwhile becomes a :class:`Fault`.
+
+    uri
+        Connection URI; ``None`` means libvirt's own default.
+    """
+    try:
+        libvirt = importlib.import_module("libvirt")
+    except ImportError:
+        raise Fault(
+            "Python's libvirt module is missing", "install libvirt-python where salt-minion runs"
+        ) from None
+    # Without a handler libvirt prints each error to stderr.
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    try:
+        connection = libvirt.open(uri)
+    except libvirt.libvirtError as err:
+        raise Fault(
+            f"libvirt cannot be reached: {err.get_error_message()}", "start libvirtd"
+        ) from None
+    try:
+        yield connection
+    except libvirt.libvirtError as err:
+        raise Fault(f"libvirt refuses: {err.get_error_message()}") from err
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.close()
+
+
+def pool_path(connection: Any, pool: str) -> Path:
+    """Return the directory of a pool that is given as such or as the name of a libvirt pool."""
+    if pool.startswith("/"):
+        return Path(pool)
+    found = [each for each in connection.listAllStoragePools() if each.name() == pool]
+    if not found:
+        raise Fault(f"libvirt has no pool named {pool}", "define it or correct pool in the pillar")
+    description = ElementTree.fromstring(found[0].XMLDesc())
+    if description.get("type") != "dir":
+        raise Fault(
+            f"the pool {pool} is of type {description.get('type')}, not dir",
+            "give a pool of type dir, or a directory, as pool in the pillar",
+        )
+    return Path(description.findtext("target/path") or "")
+
+
+def virt_types(connection: Any, os_type: str) -> list[str]:
+    """Return the virtualization types that can run a guest of that OS type on this machine."""
+    capabilities = ElementTree.fromstring(connection.getCapabilities())
+    found = {
+        domain.get("type", "")
+        for guest in capabilities.iter("guest")
+        if guest.findtext("os_type") == os_type
+        for arch in guest.iter("arch")
+        if arch.get("name") == platform.machine()
+        for domain in arch.iter("domain")
+    }
+    return sorted(found if _kvm_works() else found - {"kvm"})
+
+
+def _kvm_works() -> bool:
+    # In some virtual machines /dev/kvm is there without the processor's support behind it.
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return platform.machine() != "x86_64" or "vmx" in flags or "svm" in flags
+
+
+def resolved(virt_type: str, usable: list[str]) -> str | None:
+    """Return the virtualization type that is meant, ``None`` if ``auto`` finds none."""
+    if virt_type != "auto":
+        return virt_type
+    return next((each for each in ("kvm", "xen", "qemu") if each in usable), None)
+
+
+def free_memory_mib(connection: Any) -> int:
+    """Return the memory that a new guest can have, in MiB."""
+    if connection.getType() == "Xen":
+        return int(connection.getFreeMemory()) // MIB
+    # libvirt does not count what the page cache would give back.
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) // 1024
+
+
+def missing_sources(connection: Any, interfaces: list[Mapping[str, Any]]) -> list[str]:
+    """Return the bridges and active networks that the interfaces want and that are not there."""
+    networks = {network.name() for network in connection.listAllNetworks() if network.isActive()}
+    return [
+        f"{each['type']} {each['source']}"
+        for each in interfaces
+        if (each["type"] == "network" and each["source"] not in networks)
+        or (
+            each["type"] == "bridge"
+            and not Path(f"/sys/class/net/{each['source']}/bridge").is_dir()
+        )
+    ]
+
+
+def lookup(connection: Any, name: str) -> Any | None:
+    """Return the domain of that name, ``None`` if there is none."""
+    return next((each for each in connection.listAllDomains() if each.name() == name), None)
+
+
+def description(domain: Any) -> ElementTree.Element:
+    """Return what is defined for the domain's next start."""
+    return ElementTree.fromstring(
+        domain.XMLDesc(importlib.import_module("libvirt").VIR_DOMAIN_XML_INACTIVE)
+    )
+
+
+def definition(domain: Any) -> str:
+    """Return the XML from which the domain can be defined again, secrets included."""
+    libvirt = importlib.import_module("libvirt")
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    return str(domain.XMLDesc(flags))
+
+
+def state(domain: Any) -> str:
+    """Return the domain's state in words."""
+    return STATES[domain.state()[0]]
+
+
+def running_as(connection: Any, name: str) -> int | None:
+    """Return the ID of the domain's present run, ``None`` if it does not run."""
+    # Asked anew each time: a domain object keeps the ID that it was looked up with.
+    domain = lookup(connection, name)
+    return domain.ID() if domain is not None and state(domain) in RUNNING else None
+
+
+def inserted(domain: Any) -> list[str]:
+    """Return the files in the CD drives of the domain as it runs now."""
+    return sources(ElementTree.fromstring(domain.XMLDesc()), "cdrom")
+
+
+def sources(defined: ElementTree.Element, device: str = "disk") -> list[str]:
+    """Return the files behind the domain's disks, or its CD drives with device ``cdrom``."""
+    return [
+        source.get("file", "")
+        for disk in defined.iterfind(f"devices/disk[@device='{device}']")
+        for source in disk.iterfind("source")
+    ]
+
+
+def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict[str, Any]:
+    """Return what libvirt knows of the store's domain, and whether it is ours."""
+    domain = lookup(connection, spec["minion_id"])
+    if domain is None:
+        return {"exists": False}
+    defined = description(domain)
+    known = {
+        "exists": True,
+        "state": state(domain),
+        "id": domain.ID() if domain.isActive() else None,
+        "uuid": domain.UUIDString(),
+        "autostart": bool(domain.autostart()) if domain.isPersistent() else False,
+        "virt_type": defined.get("type"),
+        "disks": sources(defined),
+        "cdroms": sources(defined, "cdrom"),
+        **(_metadata(defined) or _half_made(defined, place)),
+    }
+    return {**known, "ours": known["store"] == spec["store"]}
+
+
+def _metadata(defined: ElementTree.Element) -> dict[str, Any] | None:
+    element = defined.find(f"metadata/{{{NAMESPACE}}}deployment")
+    if element is None:
+        return None
+    return {
+        "store": element.get("store"),
+        "generation": int(element.get("generation", "0")),
+        "public_key": element.findtext(f"{{{NAMESPACE}}}public-key"),
+    }
+
+
+def _half_made(defined: ElementTree.Element, place: Place | None) -> dict[str, Any]:
+    # virt.init can give a domain no metadata: killed right after it, ours would look foreign.
+    intent = read_json(place.intent) if place else None
+    if place and intent and sources(defined)[:1] == [str(place.disk)]:
+        return {**intent, "public_key": None}
+    return {"store": None, "generation": None, "public_key": None}
+
+
+def complete(
+    connection: Any, domain: Any, spec: Mapping[str, Any], generation: int, key: str, log: Path
+) -> None:
+    """Add what virt.init cannot express: whose the domain is, and a log of its serial console."""
+    defined = description(domain)
+    metadata = defined.find("metadata")
+    if metadata is None:
+        metadata = ElementTree.SubElement(defined, "metadata")
+    ours = ElementTree.SubElement(
+        metadata,
+        f"{{{NAMESPACE}}}deployment",
+        {"store": spec["store"], "generation": str(generation)},
+    )
+    ElementTree.SubElement(ours, f"{{{NAMESPACE}}}public-key").text = key
+    for serial in defined.iterfind("devices/serial"):
+        ElementTree.SubElement(serial, "log", {"file": str(log), "append": "off"})
+    connection.defineXML(ElementTree.tostring(defined, encoding="unicode"))
+
+
+def switch_off(domain: Any) -> None:
+    """Shut the guest down, and switch it off if it takes longer than :data:`SHUTDOWN_S`."""
+    if state(domain) in RUNNING:
+        domain.shutdown()
+        awaited(lambda: not domain.isActive(), SHUTDOWN_S)
+    if domain.isActive():
+        domain.destroy()
+
+
+def awaited(fact: Callable[[], bool], seconds: float) -> bool:
+    """Return whether the fact came true within that time."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.25)
+    return True
+
+
+def undefine(domain: Any) -> None:
+    """Remove the definition; files, NVRAM among them, stay."""
+    libvirt = importlib.import_module("libvirt")
+    flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    if domain.connect().getType() != "Xen":
+        flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+        flags |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    domain.undefineFlags(flags)
+
+
+def detach(domain: Any, seed: Path) -> None:
+    """Eject the seed from the running guest and take its drive out of the definition."""
+    libvirt = importlib.import_module("libvirt")
+    for disk in _drives(description(domain), seed):
+        domain.detachDeviceFlags(
+            ElementTree.tostring(disk, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        )
+    if not domain.isActive():
+        return
+    for disk in _drives(ElementTree.fromstring(domain.XMLDesc()), seed):
+        for name in ("source", "backingStore"):
+            for element in disk.findall(name):
+                disk.remove(element)
+        # By force: the guest may have locked the drive's tray.
+        domain.updateDeviceFlags(
+            ElementTree.tostring(disk, encoding="unicode"),
+            libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE,
+        )
+
+
+def _drives(described: ElementTree.Element, seed: Path) -> list[ElementTree.Element]:
+    return [
+        disk
+        for disk in described.iterfind("devices/disk[@device='cdrom']")
+        for source in disk.iterfind("source")
+        if source.get("file") == str(seed)
+    ]

@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A real libvirt and Salt's real loader, on the private machine that tests/lab/machine makes."""
+
+import os
+import pathlib
+import subprocess
+import time
+
+import libvirt
+import pytest
+import salt.config
+import salt.loader
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+
+
+def give_terminals():
+    """Make pseudo-terminals work where the machine has /dev/ptmx bind-mounted out of its folder."""
+    try:
+        for number in os.openpty():
+            os.close(number)
+    except FileNotFoundError:
+        subprocess.run(["umount", "/dev/ptmx"], check=True)
+        pathlib.Path("/dev/ptmx").unlink()
+        subprocess.run(["mknod", "-m", "666", "/dev/ptmx", "c", "5", "2"], check=True)
+
+
+class Libvirtd:
+    """The machine's libvirt daemon, which a test may stop and start again."""
+
+    def __init__(self):
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        conf = pathlib.Path("/etc/libvirt/qemu.conf")
+        conf.write_text('security_driver = "none"\ncgroup_controllers = []\n')
+        self.logd = subprocess.Popen(["virtlogd"])
+        self.daemon = None
+
+    def start(self):
+        self.daemon = subprocess.Popen(["libvirtd"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                libvirt.open("qemu:///system").close()
+                return
+            except libvirt.libvirtError:
+                assert time.monotonic() < deadline, "libvirtd does not answer"
+                time.sleep(0.1)
+
+    def stop(self):
+        self.daemon.terminate()
+        self.daemon.wait()
+
+    def close(self):
+        with libvirt.open("qemu:///system") as connection:
+            for domain in connection.listAllDomains():
+                if domain.isActive():
+                    domain.destroy()
+        self.stop()
+        self.logd.terminate()
+        self.logd.wait()
+
+
+@pytest.fixture(scope="session")
+def libvirtd():
+    """Run libvirt as a hypervisor would."""
+    if " /srv/store-deploy " not in pathlib.Path("/proc/self/mountinfo").read_text():
+        pytest.fail("run this inside tests/lab/machine: it starts libvirtd")
+    give_terminals()
+    daemon = Libvirtd()
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture(scope="session")
+def minion_opts(tmp_path_factory):
+    """Options of a minion without a master that serves its own files from ``files``."""
+    root = tmp_path_factory.mktemp("minion")
+    (root / "files").mkdir()
+    opts = salt.config.apply_minion_config(
+        {
+            "id": "hv-0815",
+            "root_dir": str(root),
+            "file_client": "local",
+            "file_roots": {"base": [str(root / "files")]},
+            "pillar_roots": {"base": [str(root / "pillar")]},
+            "module_dirs": [str(REPO)],
+        }
+    )
+    opts["grains"] = salt.loader.grains(opts)
+    return opts
+
+
+@pytest.fixture
+def modules(minion_opts):
+    """Execution modules as a minion loads them."""
+    return salt.loader.minion_mods(minion_opts, context={})

@@ -315,6 +315,8 @@ def main() -> int:
     except LabError as error:
         say(str(error))
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

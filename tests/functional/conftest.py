@@ -9,10 +9,14 @@ import time
 
 import libvirt
 import pytest
+import salt._logging
 import salt.config
 import salt.loader
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
+
+# It would print what was logged once more after pytest's last line.
+salt._logging.shutdown_temp_handler()
 
 
 def give_terminals():
@@ -86,13 +90,21 @@ def minion_opts(tmp_path_factory):
             "file_roots": {"base": [str(root / "files")]},
             "pillar_roots": {"base": [str(root / "pillar")]},
             "module_dirs": [str(REPO)],
+            # Made in a moment, and not the default: a guest's key must have this size.
+            "keysize": 1024,
         }
     )
     opts["grains"] = salt.loader.grains(opts)
     return opts
 
 
-@pytest.fixture
-def modules(minion_opts):
+@pytest.fixture(scope="module")
+def context():
+    """What the execution modules see as ``__context__``."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def modules(minion_opts, context):
     """Execution modules as a minion loads them."""
-    return salt.loader.minion_mods(minion_opts, context={})
+    return salt.loader.minion_mods(minion_opts, context=context)

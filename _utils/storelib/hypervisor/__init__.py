@@ -35,7 +35,12 @@ class Fault(Exception):
     was read back before it went wrong, if that helps.
     """
 
-    def __init__(self, error: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        error: str,
+        hint: str = "see the minion's log on the hypervisor, mend it, then retry",
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(error)
         self.hint = hint
         self.facts = facts or {}
@@ -183,7 +188,7 @@ def of_system(err: OSError, pool: Path | None) -> Fault:
             "make room in the pool, then retry",
         )
     where = f" ({err.filename})" if err.filename else ""
-    return Fault(f"{err.strerror or err}{where}", "mend this on the hypervisor, then retry")
+    return Fault(f"{err.strerror or err}{where}")
 
 
 def first(tools: Sequence[str]) -> str:

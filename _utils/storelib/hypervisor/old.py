@@ -15,6 +15,7 @@ import filecmp
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,17 @@ def opened(place: Place, note: Mapping[str, Any]) -> Path:
     partial = unfinished(place)
     if partial is None:
         folder(place.set_asides)
-        now = datetime.datetime.now(datetime.timezone.utc)
-        partial = place.set_asides / f"g{note['generation']}-{now:%Y-%m-%dT%H%M%SZ}{SUFFIX}"
+        while (final := place.set_asides / _name(note["generation"])).exists():
+            time.sleep(0.1)
+        partial = final.with_name(final.name + SUFFIX)
         partial.mkdir(mode=0o700)
     if not (partial / NOTE).exists():
         write(partial / NOTE, json.dumps(note))
     return partial
+
+
+def _name(generation: int) -> str:
+    return f"g{generation}-{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H%M%SZ}"
 
 
 def closed(partial: Path) -> Path:

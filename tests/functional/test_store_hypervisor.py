@@ -1,0 +1,1001 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The hypervisor's steps on a real libvirt and QEMU, through Salt's real loader.
+
+The guests have an empty disk: the firmware finds nothing to boot, and that is enough to be running.
+Where ``virt`` has to misbehave, a stub that the test names stands in for that one function.
+"""
+
+import collections
+import hashlib
+import http.server
+import inspect
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import threading
+from xml.etree import ElementTree
+
+import libvirt
+import pytest
+import salt.crypt
+from cryptography.hazmat.primitives import serialization
+
+from storelib.hypervisor import Place, domains, guest, images
+
+GIB = 1024**3
+OURS = "https://store-deploy.dev/xmlns/domain/1"
+
+
+class Killed(BaseException):
+    """The job's process ends here."""
+
+
+@pytest.fixture
+def connection(libvirtd):
+    with libvirt.open("qemu:///system") as connection:
+        yield connection
+    # Anew, for a test may have stopped libvirtd meanwhile.
+    with libvirt.open("qemu:///system") as connection:
+        for domain in connection.listAllDomains():
+            if domain.isActive():
+                domain.destroy()
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+
+@pytest.fixture
+def pool():
+    """A pool that QEMU's user can reach, unlike pytest's own folders."""
+    folder = pathlib.Path("/var/lib/libvirt/images/stores")
+    folder.mkdir(parents=True)
+    yield folder
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "image.qcow2"
+    qemu_img("create", "-f", "qcow2", path, "1G")
+    written(path, 0x5A)
+    return path
+
+
+@pytest.fixture
+def spec(pool, image):
+    return {
+        "store": "0815",
+        "minion_id": "store-0815",
+        "hostname": "store-0815.example.com",
+        "image": {"source": str(image), "sha256": sha256(image)},
+        "cpus": 1,
+        "memory_mib": 64,
+        "disk_gib": 2,
+        "pool": str(pool),
+        "clone": "copy",
+        "data_disks": [{"name": "data", "size_gib": 1}],
+        "virt_type": "qemu",
+        "os_type": "hvm",
+        "firmware": "bios",
+        "interfaces": [
+            {"name": "eth0", "type": "user", "mac": "52:54:00:12:34:56", "address": "dhcp"}
+        ],
+        "master": "10.0.2.2",
+        "minion": "salt-minion",
+        "start": {"attempts": 3, "backoff_s": [0], "steady_s": 0.1},
+    }
+
+
+@pytest.fixture
+def place(spec):
+    return Place(pathlib.Path(spec["pool"]), spec["minion_id"], spec["image"]["sha256"])
+
+
+@pytest.fixture
+def call(modules, context, connection, spec):
+    """Call a function of the module and check that report and return code say the same."""
+
+    def call(step, generation=1, **arguments):
+        if step == "define":
+            arguments["master_public_key"] = "MASTER"
+        function = modules[f"store_hypervisor.{step}"]
+        made = function(spec=spec, generation=generation, **arguments)
+        json.dumps(made)
+        assert (made["step"], made["store"], made["generation"]) == (step, "0815", generation)
+        assert made["ok"] is not bool(made["error"])
+        assert context["retcode"] == (0 if made["ok"] else 1)
+        return made
+
+    return call
+
+
+@pytest.fixture
+def done(call):
+    """Call functions one after the other, which must succeed; return the last one's facts."""
+
+    def done(*steps, **arguments):
+        for step in steps:
+            made = call(step, **arguments)
+            assert made["ok"], made["error"]
+        return made["facts"]
+
+    return done
+
+
+@pytest.fixture
+def refused(call):
+    """Call a function that must fail, and return its sentence."""
+
+    def refused(step, **arguments):
+        made = call(step, **arguments)
+        assert not made["ok"]
+        assert made["hint"]
+        assert "\n" not in made["error"]
+        return made["error"]
+
+    return refused
+
+
+@pytest.fixture
+def stub(modules, monkeypatch):
+    """Put functions in the place of Salt's own, for the module under test only."""
+
+    def stub(**functions):
+        stubs = {name.replace("__", "."): function for name, function in functions.items()}
+        monkeypatch.setitem(globals_of(modules), "__salt__", collections.ChainMap(stubs, modules))
+
+    return stub
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Do not wait a minute for guests that have no operating system to shut down."""
+    monkeypatch.setattr(domains, "SHUTDOWN_S", 0.3)
+
+
+@pytest.fixture
+def server(image, monkeypatch):
+    """A web server that has the image and the faults that a test asks for."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server(image.read_bytes()) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.silence.set()
+        server.shutdown()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
+        self.most = len(content)
+        self.ranges = True
+        self.silence = threading.Event()
+        self.silence.set()
+        self.asked = []
+        self.url = f"http://127.0.0.1:{self.server_port}/image.qcow2"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.server.asked.append(asked)
+        self.server.silence.wait()
+        if self.path != "/image.qcow2":
+            self.send_error(404)
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
+        if start >= len(self.server.content):
+            self.send_error(416)
+            return
+        body = self.server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.most])
+
+    def log_message(self, *_):
+        pass
+
+
+def globals_of(modules):
+    return inspect.unwrap(modules["store_hypervisor.start"]).__globals__
+
+
+def qemu_img(*arguments):
+    return subprocess.run(
+        ["qemu-img", *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def qemu_io(path, command):
+    done = subprocess.run(
+        ["qemu-io", "-c", command, path], capture_output=True, text=True, check=False
+    )
+    return done.returncode == 0 and "Pattern verification failed" not in done.stdout
+
+
+def written(path, pattern):
+    assert qemu_io(path, f"write -P {pattern} 0 64k")
+
+
+def holds(path, pattern):
+    return qemu_io(path, f"read -P {pattern} 0 64k")
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def dumped(connection, name="store-0815", flags=libvirt.VIR_DOMAIN_XML_INACTIVE):
+    return ElementTree.fromstring(connection.lookupByName(name).XMLDesc(flags))
+
+
+def seed_documents(place, folder):
+    subprocess.run(
+        ["xorriso", "-osirrox", "on", "-indev", place.seed, "-extract", "/", folder],
+        check=True,
+        capture_output=True,
+    )
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def foreign(connection, metadata=""):
+    domain = connection.defineXML(
+        f"<domain type='qemu'><name>store-0815</name><memory>65536</memory>{metadata}"
+        "<os><type>hvm</type></os></domain>"
+    )
+    domain.create()
+    return domain
+
+
+# facts
+
+
+def test_facts_of_a_hypervisor_that_has_all(done, spec, pool, place, connection):
+    found = done("facts")
+    assert found["libvirt"]["reachable"]
+    assert found["libvirt"]["uri"] == "qemu:///system"
+    assert found["virt_types"] == (["kvm", "qemu"] if os.access("/dev/kvm", os.W_OK) else ["qemu"])
+    assert found["virt_type"] == "qemu"
+    assert found["virt_module"]
+    assert found["tools_missing"] == []
+    assert found["sources_missing"] == []
+    assert found["free_memory_mib"] > 64
+    assert found["pool"]["path"] == str(pool)
+    assert found["pool"]["exists"]
+    assert found["pool"]["free_mib"] > 64
+    assert found["domain"] == {"exists": False}
+    for what, path in (("disk", place.disk), ("seed", place.seed), ("image", place.image)):
+        assert found[what]["path"] == str(path)
+        assert not found[what]["exists"]
+    assert found["boot_id"] == pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert list(pool.iterdir()) == [], "facts only read"
+
+
+def test_facts_name_missing_bridges_and_networks(done, spec):
+    spec["interfaces"] = [
+        {"name": "eth0", "type": "bridge", "source": "br9", "mac": "", "address": "dhcp"},
+        {"name": "eth1", "type": "bridge", "source": "lo", "mac": "", "address": "dhcp"},
+        {"name": "eth2", "type": "network", "source": "shop", "mac": "", "address": "dhcp"},
+    ]
+    assert done("facts")["sources_missing"] == ["bridge br9", "bridge lo", "network shop"]
+
+
+def test_facts_without_libvirt_say_why(done, libvirtd):
+    libvirtd.stop()
+    try:
+        found = done("facts")
+    finally:
+        libvirtd.start()
+    assert not found["libvirt"]["reachable"]
+    assert "Failed to connect socket" in found["libvirt"]["why"]
+    assert found["domain"] is None
+    assert found["pool"]["exists"], "what needs no libvirt is still answered"
+
+
+def test_facts_of_a_missing_pool(done, spec):
+    spec["pool"] = "/var/lib/libvirt/images/none"
+    assert done("facts")["pool"] == {"path": spec["pool"], "exists": False, "free_mib": 0}
+    spec["pool"] = "none"
+    found = done("facts")
+    assert found["pool"] == {"path": None, "exists": False, "free_mib": 0}
+    assert found["pool_error"] == "libvirt has no pool named none"
+
+
+def test_a_pool_may_be_named_as_libvirt_does(done, spec, pool, connection):
+    made = connection.storagePoolDefineXML(
+        f"<pool type='dir'><name>shop</name><target><path>{pool}</path></target></pool>"
+    )
+    spec["pool"] = "shop"
+    try:
+        assert done("facts")["pool"]["path"] == str(pool)
+        assert done("stage", "define")["disk"]["path"] == str(pool / "store-0815.qcow2")
+    finally:
+        made.undefine()
+
+
+def test_facts_hold_the_marker_of_the_highstate(done):
+    marker = pathlib.Path("/var/lib/store-deploy/highstate.json")
+    assert done("facts")["marker"] is None
+    marker.write_text('{"boot_id": "1", "result": true}')
+    try:
+        assert done("facts")["marker"] == {"boot_id": "1", "result": True}
+    finally:
+        marker.unlink()
+
+
+# stage
+
+
+def test_an_image_comes_from_a_path(done, place, spec):
+    staged = done("stage")["image"]
+    assert staged["path"] == str(place.image)
+    assert staged["sha256"] == spec["image"]["sha256"] == sha256(place.image)
+
+
+def test_an_image_comes_from_the_fileserver(done, refused, place, spec, image, minion_opts):
+    served = pathlib.Path(minion_opts["file_roots"]["base"][0]) / "store.qcow2"
+    spec["image"]["source"] = "salt://store.qcow2"
+    assert refused("stage") == "the master does not serve the image salt://store.qcow2"
+    served.write_bytes(image.read_bytes())
+    assert done("stage")["image"]["sha256"] == sha256(place.image)
+
+
+def test_an_image_comes_from_a_web_server_once(done, spec, server):
+    spec["image"]["source"] = server.url
+    assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
+    done("stage")
+    assert server.asked == [None]
+
+
+def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(done, spec, server):
+    spec["image"]["source"] = server.url
+    server.most = len(server.content) // 2
+    assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
+    assert server.asked == [None, f"bytes={server.most}-"]
+
+
+def test_a_transfer_that_cannot_go_on_is_one_sentence(done, refused, spec, server, place):
+    spec["image"]["source"] = server.url
+    server.most, server.ranges = len(server.content) // 2, False
+    assert refused("stage") == (
+        f"the image {server.url} cannot be fetched: the server closed the connection "
+        f"after {server.most} bytes"
+    )
+    assert not place.image.exists()
+    server.most, server.ranges = len(server.content), True
+    server.asked.clear()
+    done("stage")
+    assert server.asked == [f"bytes={len(server.content) // 2}-"]
+
+
+def test_a_transfer_killed_after_its_last_byte_is_not_repeated(done, spec, server, place):
+    spec["image"]["source"] = server.url
+    place.image.parent.mkdir(parents=True)
+    place.image.with_suffix(".part").write_bytes(server.content)
+    assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
+
+
+def test_a_missing_image_is_one_sentence(refused, spec, server):
+    spec["image"]["source"] = f"{server.url}.old"
+    assert "cannot be fetched: the server answers 404 Not Found" in refused("stage")
+    spec["image"]["source"] = "/srv/none.qcow2"
+    assert refused("stage") == "the image /srv/none.qcow2 does not exist on the hypervisor"
+
+
+def test_a_silent_server_is_one_sentence(refused, spec, server, monkeypatch):
+    monkeypatch.setattr(images, "TIMEOUT_S", 0.2)
+    spec["image"]["source"] = server.url
+    server.silence.clear()
+    assert "cannot be fetched: the server was silent for 0.2 s" in refused("stage")
+
+
+def test_a_server_that_is_down_is_one_sentence(refused, spec, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        spec["image"]["source"] = f"http://127.0.0.1:{closed.getsockname()[1]}/image.qcow2"
+    assert "cannot be fetched: Connection refused after 0 bytes" in refused("stage")
+
+
+def test_a_wrong_checksum_names_both_and_leaves_nothing(refused, spec, image, place):
+    spec["image"]["sha256"] = "0" * 64
+    sentence = refused("stage")
+    assert sha256(image) in sentence
+    assert "0" * 64 in sentence
+    assert [path.suffix for path in place.image.parent.iterdir()] == [".lock"]
+
+
+def test_a_damaged_image_in_the_cache_is_noticed(done, spec, server, place):
+    spec["image"]["source"] = server.url
+    done("stage")
+    with place.image.open("r+b") as file:
+        file.seek(200_000)
+        file.write(b"damage")
+    assert done("facts")["image"]["sha256"] is None
+    assert done("stage")["image"]["sha256"] == sha256(place.image) == spec["image"]["sha256"]
+    assert len(server.asked) == 2
+
+
+def test_two_stagings_of_one_image_fetch_it_once(modules, connection, spec, server):
+    spec["image"]["source"] = server.url
+    server.silence.clear()
+    made = []
+    stage = modules["store_hypervisor.stage"]
+    both = [
+        threading.Thread(target=lambda: made.append(stage(spec=spec, generation=1)))
+        for _ in range(2)
+    ]
+    for each in both:
+        each.start()
+    server.silence.set()
+    for each in both:
+        each.join()
+    assert [each["ok"] for each in made] == [True, True]
+    assert server.asked == [None]
+
+
+def test_an_image_larger_than_the_disk_is_refused(refused, spec, pool, tmp_path):
+    large = tmp_path / "large.qcow2"
+    qemu_img("create", "-f", "qcow2", large, "3G")
+    spec["image"] = {"source": str(large), "sha256": sha256(large)}
+    assert refused("stage") == "the disk (2 GiB) is smaller than the image (3 GiB)"
+    assert refused("define") == "the disk (2 GiB) is smaller than the image (3 GiB)"
+    assert not list(pool.glob("*.qcow2"))
+
+
+@pytest.mark.parametrize(
+    ("made_with", "sentence"),
+    [(["-f", "raw"], "not in the format qcow2"), (["-f", "qcow2", "-F", "raw"], "backing file")],
+)
+def test_an_image_that_is_no_whole_qcow2_is_refused(refused, spec, tmp_path, made_with, sentence):
+    path, base = tmp_path / "odd.qcow2", tmp_path / "base"
+    base.write_bytes(bytes(1024**2))
+    qemu_img("create", *made_with, *(["-b", base] if "-F" in made_with else []), path, "1M")
+    spec["image"] = {"source": str(path), "sha256": sha256(path)}
+    assert sentence in refused("stage")
+
+
+def test_a_pool_that_is_missing_is_refused(refused, spec):
+    spec["pool"] = "/var/lib/libvirt/images/none"
+    for step in ("stage", "clear", "define", "start", "finish"):
+        assert refused(step) == f"the pool {spec['pool']} does not exist"
+
+
+def test_a_full_pool_is_refused(done, refused, spec, pool, image, place, server):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", pool], check=True)
+    try:
+        done("stage")
+        assert re.match(rf"no free disk in {pool}: 1 MiB needed, 0 MiB free", refused("define"))
+        assert not place.disk.exists()
+        place.image.unlink()
+        (pool / "ballast").write_bytes(bytes(400_000))
+        for spec["image"]["source"] in (str(image), server.url):
+            assert refused("stage").startswith("no free disk in ")
+    finally:
+        subprocess.run(["umount", pool], check=True)
+
+
+def test_libvirt_being_down_is_refused(refused, libvirtd):
+    libvirtd.stop()
+    try:
+        for step in ("stage", "clear", "define", "start", "finish"):
+            assert refused(step).startswith("libvirt cannot be reached: ")
+    finally:
+        libvirtd.start()
+
+
+# define
+
+
+def test_a_domain_is_defined_as_the_pillar_says(done, connection, place):
+    facts = done("stage", "clear", "define")
+    defined = dumped(connection)
+    assert defined.get("type") == "qemu"
+    assert defined.findtext("memory") == str(64 * 1024)
+    assert defined.findtext("vcpu") == "1"
+    assert [
+        (disk.get("device"), disk.find("source").get("file"), disk.find("target").get("bus"))
+        for disk in defined.iterfind("devices/disk")
+    ] == [
+        ("disk", str(place.disk), "virtio"),
+        ("disk", str(place.data_disk("data")), "virtio"),
+        ("cdrom", str(place.seed), "ide"),
+    ]
+    (interface,) = defined.iterfind("devices/interface")
+    assert interface.get("type") == "user"
+    assert interface.find("mac").get("address") == "52:54:00:12:34:56"
+    assert interface.find("model").get("type") == "virtio"
+    assert not connection.lookupByName("store-0815").isActive()
+    assert facts["domain"]["ours"]
+    assert facts["domain"]["generation"] == 1
+    assert facts["domain"]["state"] == "shut off"
+
+
+def test_nothing_of_the_domain_listens_on_the_network(done, connection, place):
+    done("stage", "define", "start")
+    live = dumped(connection, flags=0)
+    assert not live.findall("devices/graphics")
+    (serial,) = live.iterfind("devices/serial")
+    assert serial.get("type") == "pty"
+    assert serial.find("log").get("file") == str(place.console)
+    assert place.console.exists()
+    listening = subprocess.run(["ss", "-Hltunp"], capture_output=True, text=True, check=True).stdout
+    assert "qemu" not in listening
+
+
+def test_libvirt_keeps_whose_the_domain_is(done, connection):
+    facts = done("stage", "define")
+    element = dumped(connection).find(f"metadata/{{{OURS}}}deployment")
+    assert element.attrib == {"store": "0815", "generation": "1"}
+    assert element.findtext(f"{{{OURS}}}public-key") == facts["public_key"]
+    assert done("facts")["domain"]["public_key"] == facts["public_key"]
+
+
+@pytest.mark.parametrize("clone", ["copy", "cow"])
+def test_the_disk_is_the_image_grown_to_its_size(done, spec, place, clone):
+    spec["clone"] = clone
+    facts = done("stage", "define")
+    found = json.loads(qemu_img("info", "--output=json", place.disk))
+    assert found["virtual-size"] == facts["disk"]["virtual_size"] == 2 * GIB
+    assert found.get("full-backing-filename") == (str(place.image) if clone == "cow" else None)
+    assert holds(place.disk, 0x5A)
+    assert place.disk.stat().st_mode & 0o777 == 0o600
+    assert sha256(place.image) == spec["image"]["sha256"]
+    done("start")
+
+
+def test_the_private_key_is_in_the_seed_and_nowhere_else(done, place, pool, tmp_path, minion_opts):
+    facts = done("stage", "define")
+    assert place.seed.stat().st_mode & 0o777 == 0o600
+    assert facts["seed"] == {"path": str(place.seed), "exists": True, "mode": "0600"}
+    documents = seed_documents(place, tmp_path / "seed")
+    assert set(documents) == {"user-data", "meta-data", "network-config"}
+    label = subprocess.run(
+        ["blkid", "-p", "-o", "value", "-s", "LABEL", place.seed],
+        *(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert label.stdout.strip() == "cidata"
+    files = {
+        each["path"]: each["content"]
+        for each in json.loads(documents["user-data"].partition("\n")[2])["write_files"]
+    }
+    pair = tmp_path / "minion.pem", tmp_path / "minion.pub"
+    pair[0].write_text(files["/etc/salt/pki/minion/minion.pem"])
+    pair[1].write_text(files["/etc/salt/pki/minion/minion.pub"])
+    assert pair[1].read_text() == facts["public_key"]
+    signature = salt.crypt.sign_message(str(pair[0]), b"said")
+    assert salt.crypt.verify_signature(str(pair[1]), b"said", signature)
+    public = serialization.load_pem_public_key(pair[1].read_bytes())
+    assert public.key_size == minion_opts["keysize"]
+    secret = pair[0].read_text().splitlines()[5]
+    found = subprocess.run(
+        ["grep", "-rlF", secret, pool, "/run", "/etc", "/var/log", minion_opts["root_dir"]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.split() == [str(place.seed)]
+
+
+def test_defining_again_changes_nothing(done, place):
+    facts = done("stage", "define")
+    before = [path.stat() for path in (place.disk, place.seed, place.data_disk("data"))]
+    assert done("define") == facts
+    assert [path.stat() for path in (place.disk, place.seed, place.data_disk("data"))] == before
+
+
+def test_another_deployment_or_a_running_guest_is_not_defined_over(done, refused, place):
+    done("stage", "define")
+    assert "of deployment 1 is there (shut off)" in refused("define", generation=2)
+    done("start")
+    assert "of deployment 1 is there (running)" in refused("define")
+
+
+def test_a_disk_that_may_have_a_server_on_it_is_not_overwritten(done, refused, connection, place):
+    done("stage", "define", "start", "finish")
+    connection.lookupByName("store-0815").destroy()
+    written(place.disk, 0x77)
+    assert refused("define") == "the domain store-0815 lacks a file"
+    connection.lookupByName("store-0815").undefine()
+    assert refused("define") == f"there is a disk {place.disk} already"
+    assert holds(place.disk, 0x77)
+
+
+def test_what_virt_init_says_is_not_believed(done, refused, stub):
+    done("stage")
+    stub(virt__init=lambda **_: True)
+    assert refused("define") == "virt.init did not define the domain store-0815"
+
+
+def test_a_missing_virt_module_is_one_sentence(done, refused, modules, monkeypatch):
+    done("stage")
+    only = {name: modules[name] for name in ("config.get", "cp.get_file")}
+    monkeypatch.setitem(globals_of(modules), "__salt__", only)
+    assert refused("define") == "Salt's module virt is not loaded on the hypervisor"
+
+
+def test_an_image_that_was_not_staged_is_not_used(refused, spec):
+    assert refused("define") == f"the image {spec['image']['sha256']} is not in the cache"
+
+
+def test_a_virtualization_that_the_hypervisor_lacks_is_refused(done, refused, spec):
+    done("stage")
+    spec["virt_type"] = "xen"
+    assert "cannot run xen guests of OS type hvm" in refused("define")
+
+
+@pytest.mark.parametrize(
+    ("virt_type", "os_type", "expected"),
+    [
+        ("kvm", "hvm", {"cpu": {"maximum": 1, "mode": "host-passthrough"}, "consoles": None}),
+        ("qemu", "hvm", {"cpu": 1, "serials": [{"type": "pty"}]}),
+        ("xen", "hvm", {"hypervisor": "xen", "os_type": "hvm", "serials": [{"type": "pty"}]}),
+        ("xen", "xen", {"os_type": "xen", "serials": None, "consoles": [{"type": "pty"}]}),
+        ("xen", "xenpvh", {"os_type": "xenpvh", "consoles": [{"type": "pty"}]}),
+    ],
+)
+def test_virt_init_is_told_all_that_it_would_guess(spec, place, virt_type, os_type, expected):
+    arguments = guest.init_arguments(spec | {"os_type": os_type}, place, virt_type)
+    assert arguments.items() >= expected.items()
+    assert (arguments["start"], arguments["seed"]) == (False, False)
+    assert (arguments["disk"], arguments["nic"], arguments["graphics"]) == (None, None, None)
+    models = [interface.get("model") for interface in arguments["interfaces"]]
+    assert models == ([None] if virt_type == "xen" else ["virtio"])
+
+
+# start
+
+
+def test_a_guest_is_started_and_watched(done, connection):
+    done("stage", "define")
+    facts = done("start")
+    domain = connection.lookupByName("store-0815")
+    assert domain.isActive()
+    assert (facts["state"], facts["id"]) == ("running", domain.ID())
+    assert (facts["attempts"], facts["errors"]) == (1, [])
+    assert facts["started_at"]
+
+
+def test_a_guest_that_runs_is_only_watched(done):
+    done("stage", "define")
+    first, second = done("start"), done("start")
+    assert second["id"] == first["id"]
+    assert second["started_at"] is None
+
+
+def test_a_start_that_fails_twice_and_then_works(done, stub, modules, place):
+    """The stub hides the disk from the real virt.start the first two times."""
+    done("stage", "define")
+    calls = []
+
+    def start(name):
+        calls.append(name)
+        hidden = place.disk.with_suffix(".hidden")
+        if len(calls) < 3:
+            place.disk.rename(hidden)
+        try:
+            return modules["virt.start"](name)
+        finally:
+            if hidden.exists():
+                hidden.rename(place.disk)
+
+    stub(virt__start=start)
+    facts = done("start")
+    assert (facts["attempts"], facts["state"]) == (3, "running")
+    assert all("Cannot access storage file" in error for error in facts["errors"])
+    assert len(facts["errors"]) == 2
+
+
+def test_a_start_that_always_fails_says_what_libvirt_said(done, call, place):
+    done("stage", "define")
+    hidden = place.disk.rename(place.disk.with_suffix(".hidden"))
+    made = call("start")
+    assert "did not start in 3 attempts: Cannot access storage file" in made["error"]
+    assert "/var/log/libvirt/qemu/store-0815.log" in made["hint"]
+    assert (made["facts"]["attempts"], made["facts"]["state"]) == (3, "shut off")
+    hidden.rename(place.disk)
+    assert done("start")["attempts"] == 1
+
+
+def test_a_guest_that_stops_at_once_has_not_started(done, stub, modules, connection):
+    """The stub switches the guest off after the first real virt.start."""
+    done("stage", "define")
+    calls = []
+
+    def start(name):
+        calls.append(name)
+        modules["virt.start"](name)
+        if len(calls) == 1:
+            connection.lookupByName(name).destroy()
+
+    stub(virt__start=start)
+    facts = done("start")
+    assert facts["errors"] == ["it did not run for 0.1 s without a break"]
+    assert facts["attempts"] == 2
+
+
+def test_a_guest_that_was_started_anew_meanwhile_has_not_run_without_a_break(
+    done, refused, spec, stub, modules, connection
+):
+    """The stub starts the guest twice, the second time while it is being watched."""
+    done("stage", "define")
+    spec["start"] = {"attempts": 1, "backoff_s": [0], "steady_s": 20}
+
+    def again():
+        domain = connection.lookupByName("store-0815")
+        domain.destroy()
+        domain.create()
+
+    timer = threading.Timer(0.5, again)
+
+    def start(name):
+        modules["virt.start"](name)
+        timer.start()
+
+    stub(virt__start=start)
+    sentence = refused("start")
+    timer.join()
+    assert "did not run for 20 s without a break" in sentence
+
+
+def test_only_this_deployments_domain_is_started_or_finished(done, refused):
+    done("stage")
+    for step in ("start", "finish"):
+        assert refused(step) == "the domain store-0815 of deployment 1 is not defined"
+    done("define")
+    for step in ("start", "finish"):
+        assert refused(step, generation=2) == (
+            "the domain store-0815 of deployment 2 is not defined"
+        )
+
+
+# finish
+
+
+def test_the_seed_is_taken_away_for_good(done, connection, place):
+    done("stage", "define", "start")
+    domain = connection.lookupByName("store-0815")
+    run = domain.ID()
+    for _ in range(2):
+        facts = done("finish")
+        assert str(place.seed) not in domain.XMLDesc()
+        assert dumped(connection).findall("devices/disk[@device='cdrom']") == []
+        assert not place.seed.exists()
+        assert domain.autostart()
+        assert (facts["inserted"], facts["defined"], facts["autostart"]) == (False, False, True)
+    assert connection.lookupByName("store-0815").ID() == run
+
+
+def test_the_console_shows_its_last_lines(done, place):
+    done("stage", "define")
+    assert done("console")["lines"] == []
+    place.console.write_bytes(b"\xff first\r\n" + b"x" * 100_000 + b"\r\nlast but one\r\nlast\r\n")
+    assert done("console", lines=2)["lines"] == ["last but one", "last"]
+
+
+# clear
+
+
+def test_clearing_an_empty_hypervisor_changes_nothing(done):
+    facts = done("clear")
+    assert facts["set_aside"] is None
+    assert not facts["domain"]["exists"]
+
+
+def test_an_old_server_is_set_aside_as_a_whole(done, connection, place, impatient):
+    key = done("stage", "define")["public_key"]
+    done("start")
+    old = connection.lookupByName("store-0815")
+    uuid = old.UUIDString()
+    old.setAutostart(True)
+    written_through = place.disk.stat().st_ino
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    place.nvram.write_text("boot order")
+
+    facts = done("clear", generation=2)
+    aside = pathlib.Path(facts["set_aside"]["path"])
+    assert re.fullmatch(r"g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
+    assert aside.parent == place.own / "set-aside" / "store-0815"
+    assert set(facts["set_aside"]["files"]) == {
+        *("disk.qcow2", "domain.xml", "nvram.fd", "minion.pub", "set-aside.json"),
+    }
+    assert (aside / "disk.qcow2").stat().st_ino == written_through
+    assert (aside / "nvram.fd").read_text() == "boot order"
+    assert (aside / "minion.pub").read_text() == key
+    assert ElementTree.parse(aside / "domain.xml").findtext("uuid") == uuid
+    assert aside.stat().st_mode & 0o777 == 0o700
+    assert not facts["domain"]["exists"]
+    assert [place.disk.exists(), place.seed.exists(), place.nvram.exists()] == [False] * 3
+    assert connection.listAllDomains() == []
+    assert done("clear", generation=2)["set_aside"] == facts["set_aside"]
+
+
+def test_a_redeployed_server_gets_its_data_disk_and_a_key_of_its_own(done, place, impatient):
+    old = done("stage", "define")
+    written(place.data_disk("data"), 0x33)
+    inode = place.data_disk("data").stat().st_ino
+    done("start")
+    new = done("clear", "stage", "define", generation=2)
+    assert place.data_disk("data").stat().st_ino == inode
+    assert holds(place.data_disk("data"), 0x33)
+    assert str(place.data_disk("data")) in new["domain"]["disks"]
+    assert new["public_key"] != old["public_key"]
+    done("start", "finish", generation=2)
+
+
+def test_a_data_disk_keeps_its_size(done, spec, place, impatient):
+    done("stage", "define")
+    spec["data_disks"] = [{"name": "data", "size_gib": 5}]
+    facts = done("clear", "define", generation=2)
+    assert facts["data_disks"][0]["virtual_size"] == 1 * GIB
+
+
+def test_a_guest_that_obeys_is_not_switched_off(done, connection, monkeypatch):
+    """Stands in for a guest with an operating system: it ends when asked to."""
+    done("stage", "define", "start")
+    asked = []
+
+    def shutdown(domain):
+        asked.append(domain.name())
+        destroy(domain)
+
+    destroy = libvirt.virDomain.destroy
+    monkeypatch.setattr(libvirt.virDomain, "shutdown", shutdown)
+    monkeypatch.setattr(libvirt.virDomain, "destroy", lambda _: pytest.fail("switched off"))
+    done("clear", generation=2)
+    assert asked == ["store-0815"]
+
+
+def test_the_masters_copy_of_the_key_is_used_where_the_domain_has_none(done, place):
+    done("stage", "define")
+    subprocess.run(["virsh", "undefine", "store-0815"], check=True, capture_output=True)
+    facts = done("clear", generation=2, public_key="OLD KEY")
+    aside = pathlib.Path(facts["set_aside"]["path"])
+    assert (aside / "minion.pub").read_text() == "OLD KEY"
+    assert (aside / "disk.qcow2").exists()
+    assert not place.disk.exists()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "",
+        f"<metadata><sd:deployment xmlns:sd='{OURS}' store='0816' generation='1'/></metadata>",
+    ],
+    ids=["without-metadata", "of-another-store"],
+)
+def test_a_domain_that_is_not_ours_is_never_touched(
+    done, refused, connection, pool, metadata, place
+):
+    domain = foreign(connection, metadata)
+    before = domain.XMLDesc(), domain.ID()
+    done("stage")
+    for step in ("clear", "define", "start", "finish"):
+        assert refused(step) == (
+            "the domain store-0815 on this hypervisor does not belong to store 0815"
+        )
+    assert not done("facts")["domain"]["ours"]
+    assert (domain.XMLDesc(), domain.ID()) == before
+    assert [path.name for path in pool.iterdir()] == [".store-deploy"]
+    assert not place.set_asides.exists()
+
+
+def test_a_server_in_another_pool_is_not_cleared(done, refused, spec, pool, connection):
+    done("stage", "define")
+    spec["pool"] = str(pool / "new")
+    (pool / "new").mkdir()
+    assert f"is {pool}/store-0815.qcow2, not {pool}/new/store-0815.qcow2" in refused("clear")
+    assert connection.lookupByName("store-0815")
+
+
+# killed at any line
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Run a step and kill it before its n-th change; return whether it came that far."""
+
+    def killed(changes_allowed, step):
+        left = [changes_allowed]
+
+        def watched(function):
+            def change(*arguments, **options):
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+                return function(*arguments, **options)
+
+            return change
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", watched(os.rename))
+            patch.setattr(os, "unlink", watched(os.unlink))
+            patch.setattr(os, "mkdir", watched(os.mkdir))
+            patch.setattr(subprocess, "run", watched(subprocess.run))
+            for kind, name in (
+                (libvirt.virConnect, "defineXML"),
+                (libvirt.virDomain, "undefineFlags"),
+                (libvirt.virDomain, "setAutostart"),
+                (libvirt.virDomain, "detachDeviceFlags"),
+                (libvirt.virDomain, "updateDeviceFlags"),
+            ):
+                patch.setattr(kind, name, watched(getattr(kind, name)))
+            try:
+                step()
+            except Killed:
+                return True
+            return False
+
+    return killed
+
+
+def test_clear_goes_on_after_being_killed_at_any_line(done, place, killed):
+    done("stage")
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    for generation in range(1, 50):
+        key = done("define", generation=generation)["public_key"]
+        written(place.disk, generation)
+        place.nvram.write_text("boot order")
+        cut = killed(generation - 1, lambda: done("clear", generation=generation + 1))  # noqa: B023
+        facts = done("clear", generation=generation + 1)
+        (put,) = facts["set_asides"]
+        aside = pathlib.Path(put["path"])
+        assert put["generation"] == generation
+        assert {path.name for path in aside.iterdir()} == {
+            *("disk.qcow2", "domain.xml", "nvram.fd", "minion.pub", "set-aside.json"),
+        }
+        assert holds(aside / "disk.qcow2", generation)
+        assert (aside / "minion.pub").read_text() == key
+        assert not facts["domain"]["exists"]
+        assert not place.disk.exists()
+        if not cut:
+            break
+    assert generation > 8, "too few changes seen: the test watches the wrong calls"
+    assert not list(place.set_asides.glob("*.partial"))
+
+
+def test_define_goes_on_after_being_killed_at_any_line(done, place, killed, tmp_path):
+    done("stage")
+    written_once = None
+    for changes in range(50):
+        generation = changes + 1
+        cut = killed(changes, lambda: done("define", generation=generation))  # noqa: B023
+        facts = done("define", generation=generation)
+        assert facts["domain"]["ours"]
+        assert facts["disk"]["virtual_size"] == 2 * GIB
+        assert holds(place.disk, 0x5A)
+        seed = seed_documents(place, tmp_path / str(changes))["user-data"]
+        assert json.dumps(facts["public_key"]) in seed
+        assert done("define", generation=generation) == facts
+        written_once = written_once or place.data_disk("data").stat().st_ino
+        assert place.data_disk("data").stat().st_ino == written_once
+        assert not place.intent.exists()
+        assert not list(pathlib.Path("/run").glob("store-deploy-seed-*"))
+        assert not list(place.pool.glob(".*.new"))
+        done("clear", generation=generation + 1)
+        if not cut:
+            break
+    assert changes > 12, "too few changes seen: the test watches the wrong calls"
+
+
+def test_finish_goes_on_after_being_killed_at_any_line(done, connection, place, killed, impatient):
+    done("stage")
+    for changes in range(20):
+        generation = changes + 1
+        done("define", "start", generation=generation)
+        cut = killed(changes, lambda: done("finish", generation=generation))  # noqa: B023
+        facts = done("finish", generation=generation)
+        assert (facts["inserted"], facts["defined"], facts["autostart"]) == (False, False, True)
+        assert not place.seed.exists()
+        connection.lookupByName("store-0815").destroy()
+        done("clear", generation=generation + 1)
+        if not cut:
+            break
+    assert changes > 3, "too few changes seen: the test watches the wrong calls"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     __lowstate__: list[dict[str, Any]]
     __opts__: dict[str, Any]
+    __pillar__: dict[str, Any]
     __running__: dict[str, Any]
     __salt__: dict[str, Any]
 
@@ -65,7 +66,8 @@ def reported(name):
 
     boot_id = BOOT_ID.read_text().strip()
     changes = _leave(Path(name), boot_id)
-    store = __salt__["pillar.get"]("store_server:store")
+    # Not by pillar.get: on Salt 3008 it hands asterisks to everyone but templates.
+    store = __pillar__.get("store_server", {}).get("store")
     if store:
         __salt__["event.send"](f"store/{store}/hypervisor/ready", {"boot_id": boot_id})
     told = f"was told for store {store}" if store else "concerns no store: pillar names none"

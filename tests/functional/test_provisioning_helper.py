@@ -1,0 +1,478 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's module, through the real loader, on a folder that stands for a guest's disk."""
+
+import base64
+import hashlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+
+import pytest
+
+from storelib import guest, report
+
+pytest_plugins = ["tests.functional.fake_guest"]
+
+REBOOT_SOON = guest.reboot_soon
+MAC = "52:54:00:12:34:56"
+KEY_LINE = base64.b64encode(b"this is not a key, it only looks like one....!").decode()
+PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{KEY_LINE}\nMDEyMw==\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.fixture
+def call(minion, machine):
+    """Call a function of the module; return its report as the runner opens it."""
+
+    def call(function, **kwargs):
+        returned = minion.modules[f"provisioning_helper.{function}"](
+            store="0815", generation=1, **kwargs
+        )
+        json.dumps(returned)
+        opened = report.opened(returned, "0815", 1, function)
+        assert minion.context["retcode"] == (0 if opened.ok else 1)
+        assert opened.ok or opened.hint
+        return opened
+
+    return call
+
+
+@pytest.fixture
+def stub(minion):
+    """Let another function answer for one of Salt's; the modules are this test's own."""
+    return minion.modules.__setitem__
+
+
+STEPS = {
+    "boots": {},
+    "reboot": {"after": "x"},
+    "highstate": {},
+    "settle": {},
+    "probe": {"checks": []},
+    "cleanup": {},
+    "facts": {},
+}
+
+
+@pytest.mark.parametrize(("function", "kwargs"), STEPS.items())
+def test_a_guest_of_another_deployment_refuses(call, machine, function, kwargs):
+    other = {"store": "0816", "generation": 3}
+    machine.write("/etc/store-deploy/bootstrap.json", json.dumps(other))
+    before = machine.files()
+    answer = call(function, **kwargs)
+    assert not answer.ok
+    assert "is of store 0816, deployment 3" in answer.error
+    assert machine.files() == before
+
+
+def test_a_disk_that_refuses_is_reported_in_one_sentence(call, machine):
+    machine.write("/var/lib/store-deploy/boots/not-a-file", "")
+    answer = call("boots")
+    assert answer.error.startswith("boots failed in the guest: ")
+    assert "\n" not in answer.error
+
+
+# boots and reboot
+
+
+def test_the_boots_are_listed_in_order(call, machine):
+    guest.note_boot()
+    machine.boot()
+    guest.note_boot()
+    guest.note_boot()
+    guest.note_handing_over("0815", 1)
+    answer = call("boots").facts
+    assert answer["boots"] == machine.boot_ids
+    assert answer["boot_id"] == machine.boot_ids[-1]
+    assert answer["handed_over"] is True
+    assert (answer["minion_id"], answer["hostname"]) == ("store-0815", "store-0815")
+
+
+def test_asking_for_the_boots_notes_nothing(call, machine):
+    answer = call("boots").facts
+    assert (answer["boots"], answer["handed_over"]) == ([], False)
+    assert answer["boot_id"] == machine.boot_ids[0]
+
+
+def test_the_handing_over_of_an_older_deployment_does_not_count(call):
+    guest.note_handing_over("0815", 0)
+    assert call("boots").facts["handed_over"] is False
+
+
+def test_an_order_to_reboot_ends_one_boot_only(call, machine):
+    order = machine.boot_ids[0]
+    assert call("reboot", after=order).facts["rebooting"] is True
+    machine.boot()
+    assert call("reboot", after=order).facts["rebooting"] is False
+    assert machine.reboots == 1
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Put scripts before the machine's own commands; they note how they were called."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log = tmp_path / "calls"
+    log.touch()
+
+    def add(**statuses):
+        for name, status in statuses.items():
+            script = folder / name.replace("_", "-")
+            script.write_text(f'#!/bin/sh\necho "{script.name} $*" >>{log}\nexit {status}\n')
+            script.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return add, lambda: log.read_text().splitlines()
+
+
+def test_the_reboot_is_ordered_from_a_timer_of_the_system(commands):
+    add, calls = commands
+    add(systemd_run=0, shutdown=0)
+    REBOOT_SOON()
+    (order,) = calls()
+    assert order.startswith("systemd-run --on-active=")
+    assert order.endswith(" systemctl reboot")
+
+
+def test_without_a_timer_the_machine_is_shut_down_in_a_minute(commands):
+    add, calls = commands
+    add(systemd_run=1, shutdown=0)
+    REBOOT_SOON()
+    assert calls()[1:] == ["shutdown -r +1"]
+
+
+def test_a_machine_that_takes_no_order_to_reboot_is_a_fault(call, machine, commands, monkeypatch):
+    add, _ = commands
+    add(systemd_run=1, shutdown=1)
+    monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
+    answer = call("reboot", after=machine.boot_ids[0])
+    assert answer.error.startswith("no reboot: systemd-run: ")
+
+
+# highstate
+
+
+@pytest.fixture
+def highstate(site, call, stub):
+    """Apply a highstate of the given states; there is no minion process that could refresh."""
+    stub("saltutil.refresh_pillar", lambda wait: wait)
+    (site / "top.sls").write_text("base: {'*': [site]}\n")
+
+    def apply(states, **kwargs):
+        text = states if isinstance(states, str) else json.dumps(states)
+        (site / "site.sls").write_text(text)
+        return call("highstate", **kwargs)
+
+    return apply
+
+
+def test_a_highstate_that_holds_is_summed_up(highstate):
+    changing = {"test.succeed_with_changes": []}
+    answer = highstate({"a": changing, "b": {"test.nop": []}})
+    assert answer.ok
+    assert answer.facts.pop("duration_s") > 0
+    assert answer.facts == {
+        "total": 2,
+        "changed": 1,
+        "failed": [],
+        "would_change": [],
+        "errors": [],
+    }
+
+
+def test_a_failed_state_is_named(highstate):
+    failing = {"test.configurable_test_state": [{"result": False}, {"comment": "x" * 1000}]}
+    answer = highstate({"good": {"test.nop": []}, "broken": failing})
+    assert answer.error.startswith("the highstate failed in 1 of 2 states, first broken (site): x")
+    assert answer.facts["failed"] == [{"id": "broken", "sls": "site", "comment": "x" * 500}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("a: {test.nop: [", "Rendering SLS", id="YAML"),
+        pytest.param("{{ nothing.at.all }}", "Jinja", id="Jinja"),
+        pytest.param("a: {test.nop: [{require: [{test: missing}]}]}", "missing", id="requisite"),
+    ],
+)
+def test_a_highstate_that_does_not_compile_is_not_ok(highstate, text, said):
+    answer = highstate(text)
+    assert not answer.ok
+    assert said in answer.error + str(answer.facts["failed"])
+
+
+def test_a_highstate_without_states_is_not_ok(highstate, site):
+    (site / "top.sls").write_text("base: {'nobody': [site]}\n")
+    answer = highstate({})
+    assert not answer.ok
+    assert "No Top file" in answer.error
+
+
+def test_a_dry_run_tells_what_would_change(highstate, tmp_path):
+    path = tmp_path / "new"
+    answer = highstate({"new": {"file.touch": [{"name": str(path)}]}}, test=True)
+    assert answer.ok
+    assert answer.facts["would_change"] == ["new"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("returned", [{}, {"queued": True, "result": True, "changes": {}}])
+def test_an_answer_that_is_no_highstate_is_not_ok(highstate, stub, returned):
+    """What Salt answers for a run that it has only put into its queue: a stub says so here."""
+    stub("state.apply", lambda **_: returned)
+    assert highstate({}).error.startswith("the highstate did not run: it returned {")
+
+
+def test_a_highstate_waits_for_the_state_run_that_is_under_way(highstate, stub):
+    """The list of running jobs is a stub: the first run ends while the second one waits."""
+    running = [[{"fun": "state.sls", "jid": "20200101000000000000", "pid": 1}], []]
+    stub("saltutil.is_running", lambda fun: running.pop(0) if running else [])
+    assert highstate({"a": {"test.nop": []}}).facts["total"] == 1
+    assert running == []
+
+
+# settle
+
+
+@pytest.fixture
+def network(machine):
+    """The guest has one network card, named by cloud-init."""
+    machine.write("/sys/class/net/eth0/device/vendor", "0x1af4\n")
+    machine.write("/sys/class/net/eth0/address", MAC + "\n")
+    machine.write("/sys/class/net/lo/address", "00:00:00:00:00:00\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/etc/netplan/50-cloud-init.yaml", f"ethernets: {{a: {{match: {{macaddress: {MAC}}}}}}}"),
+        ("/etc/network/interfaces.d/50-cloud-init", "auto eth0\niface eth0 inet dhcp\n"),
+        ("/etc/NetworkManager/system-connections/a.nmconnection", f"mac-address={MAC.upper()}"),
+        ("/etc/sysconfig/network-scripts/ifcfg-eth0", "BOOTPROTO=dhcp\n"),
+        ("/etc/sysconfig/network/ifcfg-eth0", "BOOTPROTO=dhcp\n"),
+        ("/etc/systemd/network/10-cloud-init-eth0.network", "[Match]\nName=eth0\n"),
+        ("/etc/systemd/network/80-dhcp.network", "[Match]\nName=en* eth*\n"),
+    ],
+)
+def test_a_network_that_is_on_the_disk_is_settled(call, machine, network, path, text):
+    machine.write(path, text)
+    answer = call("settle")
+    assert answer.ok, answer.error
+    assert answer.facts == {
+        "cloud_init_off": True,
+        "hostname": "store-0815",
+        "interfaces": {"eth0": [path]},
+    }
+    before = machine.files()
+    assert call("settle").ok
+    assert machine.files() == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[Match]\nName=*\n", "[Match]\nName=eth1\n", "# eth0\n", "[Match]\nName=veth0\n"]
+)
+def test_a_network_that_would_vanish_is_a_fault(call, machine, network, text):
+    machine.write("/etc/systemd/network/10-other.network", text)
+    answer = call("settle")
+    assert "interface eth0 has no configuration that outlives" in answer.error
+    assert not machine.at("/etc/cloud/cloud-init.disabled").exists()
+
+
+def test_the_interface_keeps_the_name_that_cloud_init_gave_it(call, machine, network):
+    machine.write("/etc/systemd/network/10-cloud-init-eth0.network", "[Match]\nName=eth0\n")
+    call("settle")
+    link = machine.at("/etc/systemd/network/10-store-deploy-eth0.link").read_text()
+    assert f"MACAddress={MAC}" in link
+    assert "Name=eth0" in link
+
+
+def test_the_hostname_becomes_static(call, machine):
+    machine.write("/etc/hostname", "localhost\n")
+    assert call("settle").facts["hostname"] == "store-0815"
+    assert machine.at("/etc/hostname").read_text() == "store-0815\n"
+
+
+# probe
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_serves_passes(call, port):
+    checks = [{"tcp": port}, {"command": "test 1 = 1 && echo fine"}]
+    answer = call("probe", checks=checks)
+    assert answer.ok, answer.error
+    assert [result["check"] for result in answer.facts["results"]] == checks
+    assert "fine" in answer.facts["results"][1]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("check", "detail"),
+    [
+        ({"tcp": 1}, "refused"),
+        ({"tcp": "http"}, "invalid literal"),
+        ({"service": "no-such-service"}, "no-such-service does not run"),
+        ({"command": "echo out; echo err >&2; exit 3"}, "status 3: out err"),
+    ],
+)
+def test_each_check_can_fail(call, port, check, detail):
+    answer = call("probe", checks=[{"tcp": port}, check])
+    assert answer.error.startswith("1 of 2 checks failed")
+    assert [result["ok"] for result in answer.facts["results"]] == [True, False]
+    assert detail in answer.facts["results"][1]["detail"]
+
+
+def test_a_service_that_runs_passes(call, stub):
+    """No service manager runs on the machine of the tests: a stub answers for it."""
+    stub("service.status", lambda name: name == "sshd")
+    assert call("probe", checks=[{"service": "sshd"}]).ok
+
+
+@pytest.mark.parametrize("check", [{"ping": "host"}, {}, {"tcp": 1, "service": "x"}, "tcp"])
+def test_an_unknown_check_names_the_known_ones(call, tmp_path, check):
+    touched = tmp_path / "touched"
+    answer = call("probe", checks=[{"command": f"touch {touched}"}, check])
+    assert answer.hint == "A check is one of command, service, tcp."
+    assert not touched.exists()
+
+
+# cleanup
+
+
+KEPT = {
+    "/etc/salt/pki/minion/minion.pem": PRIVATE_KEY,
+    "/etc/salt/pki/minion/minion_master.pub": "master's key",
+    "/etc/salt/minion_id": "store-0815",
+    "/etc/salt/minion.d/10-store-deploy.conf": "master: salt",
+    "/etc/ssh/ssh_host_ed25519_key": "host key",
+    "/etc/systemd/network/10-cloud-init-eth0.network": "[Match]\nName=eth0\n",
+}
+REMOVED = {
+    "/etc/salt/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
+    "/etc/venv-salt-minion/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
+    "/var/lib/store-deploy/boots": "1\n2\n3\n",
+    "/var/lib/cloud/instances/store-0815-g1/user-data.txt": PRIVATE_KEY,
+    "/var/lib/cloud/instances/store-0815-g1/obj.pkl": PRIVATE_KEY,
+    "/var/lib/cloud/seed/nocloud/user-data": PRIVATE_KEY,
+    "/var/lib/cloud/data/status.json": "{}",
+    "/run/cloud-init/instance-data-sensitive.json": json.dumps(PRIVATE_KEY),
+    "/run/cloud-init/combined-cloud-config.json": json.dumps(PRIVATE_KEY),
+    "/var/log/cloud-init.log": "a log",
+    "/var/log/cloud-init-output.log.1.gz": "a log",
+}
+
+
+@pytest.fixture
+def disk(machine):
+    """A guest whose deployment is about to end."""
+    for path, text in {**KEPT, **REMOVED}.items():
+        machine.write(path, text)
+    link = machine.at("/var/lib/cloud/instance")
+    link.symlink_to("instances/store-0815-g1")
+    return machine
+
+
+def test_bootstrap_data_and_every_copy_of_the_seed_go_and_all_else_stays(call, disk):
+    answer = call("cleanup")
+    assert answer.ok, answer.error
+    assert answer.facts == {"left": []}
+    assert {path: disk.at(path).read_text() for path in KEPT} == KEPT
+    assert not [path for path in REMOVED if disk.at(path).exists()]
+    assert list(disk.at("/var/lib/cloud").iterdir()) == []
+    assert not disk.at("/etc/store-deploy").exists()
+    assert disk.at("/etc/cloud/cloud-init.disabled").exists()
+    holders = [path for path, data in disk.files().items() if KEY_LINE.encode() in data]
+    assert holders == [disk.at("/etc/salt/pki/minion/minion.pem")]
+
+
+def test_a_second_cleanup_changes_nothing(call, disk):
+    call("cleanup")
+    before = disk.files()
+    assert call("cleanup").ok
+    assert disk.files() == before
+
+
+def test_a_cleanup_that_was_killed_is_ended_by_the_next_one(call, disk, monkeypatch):
+    """Killed before each removal in turn; in between the guest boots, and must not hand over."""
+    real = guest._remove
+    for _ in range(20):
+
+        def one_then_killed(path, removed=[]):  # noqa: B006
+            if removed:
+                raise KeyboardInterrupt
+            removed.append(path)
+            real(path)
+
+        monkeypatch.setattr(guest, "_remove", one_then_killed)
+        try:
+            guest.clean()
+            break
+        except KeyboardInterrupt:
+            assert not (guest.startup_configured() and not guest.boots())
+    monkeypatch.setattr(guest, "_remove", real)
+    assert call("cleanup").facts == {"left": []}
+
+
+def test_a_key_that_is_somewhere_else_is_reported(call, disk):
+    disk.write("/etc/cloud/cloud.cfg.d/99-copy.cfg", f"key: |\n   {KEY_LINE}\n")
+    answer = call("cleanup")
+    assert answer.facts == {"left": ["/etc/cloud/cloud.cfg.d/99-copy.cfg"]}
+    assert "could not be removed: /etc/cloud/cloud.cfg.d/99-copy.cfg" in answer.error
+
+
+def test_a_mounted_seed_is_unmounted(call, disk):
+    """A tmpfs is mounted for the seed's CD-ROM: a mount is a mount."""
+    device, folder = disk.at("/dev/sr0"), disk.at("/mnt")
+    label = disk.at("/dev/disk/by-label/cidata")
+    disk.write("/dev/sr0", "")
+    label.parent.mkdir(parents=True)
+    label.symlink_to(device)
+    folder.mkdir()
+    disk.at("/proc/self").symlink_to("/proc/self")
+    subprocess.run(["mount", "-t", "tmpfs", device, folder], check=True)
+    try:
+        assert str(folder) in call("facts").facts["left"]
+        assert call("cleanup").ok
+        assert not os.path.ismount(folder)
+    finally:
+        subprocess.run(["umount", folder], check=False, capture_output=True)
+
+
+# facts
+
+
+def test_the_facts_tell_one_guest_from_another(call, disk):
+    key = base64.b64encode(b"\0\0\0\x0bssh-ed25519").decode()
+    disk.write("/etc/ssh/ssh_host_ed25519_key.pub", f"ssh-ed25519 {key} root@store\n")
+    disk.write("/etc/machine-id", "0123456789abcdef\n")
+    found = call("facts").facts
+    digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode()
+    assert found["host_keys"] == {"ssh_host_ed25519_key.pub": f"SHA256:{digest.rstrip('=')}"}
+    assert found["machine_id"] == "0123456789abcdef"
+    assert found["root_size_mib"] > 0
+    assert found["startup_configured"] is True
+    call("cleanup")
+    after = call("facts").facts
+    assert (after["startup_configured"], after["left"]) == (False, [])
+    assert {**after, "startup_configured": True, "left": found["left"]} == found
+
+
+def test_the_module_knows_the_files_that_the_seed_writes():
+    spec = {
+        "store": "0815",
+        "minion_id": "store-0815",
+        "hostname": "store-0815",
+        "master": "salt",
+        "interfaces": [],
+    }
+    for minion in guest.seed.CONFIG:
+        text = guest.seed.documents({**spec, "minion": minion}, 1, "k", "p", "m")["user-data"]
+        written = {file["path"] for file in json.loads(text.split("\n", 1)[1])["write_files"]}
+        assert guest.seed.BOOTSTRAP in written
+        assert written & set(guest._bootstrap_configs())
+        assert str(pathlib.PurePath(guest.seed.CONFIG[minion], "minion_id")) in written

@@ -89,7 +89,7 @@ def reboot(*, store, generation, after):
         current = guest.boot_id()
         if current == after:
             guest.reboot_soon()
-        return {"boot_id": current, "rebooting": current == after}
+        return {"boots": guest.boots(), "boot_id": current, "rebooting": current == after}
 
     return _report("reboot", store, generation, act)
 

@@ -18,7 +18,7 @@ def hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
 def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
     libvirt = facts["libvirt"]
     if not libvirt["reachable"]:
-        yield f"libvirt cannot be reached ({libvirt.get('error')}): start libvirtd"
+        yield f"{libvirt['why']}: start libvirtd"
         return
     if not facts["virt_module"]:
         yield (
@@ -33,8 +33,9 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
     for source in facts["sources_missing"]:
         yield f"{source} does not exist or is not active: create it or correct the pillar"
     pool = facts["pool"]
-    if not pool["exists"]:
-        yield f"pool {spec['pool']} does not exist: create it or correct the pillar"
+    if facts["pool_error"] or not pool["exists"]:
+        fault = facts["pool_error"] or f"pool {spec['pool']} does not exist"
+        yield f"{fault}: create it or correct the pillar"
         return
     domain = facts["domain"]
     if domain["exists"] and not domain["ours"]:
@@ -49,7 +50,7 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
             "make room (deploy.prune removes set-aside disks)"
         )
     # What the old guest has is given back before the new one starts.
-    old_mib = domain.get("memory_mib") or 0 if domain.get("state") == "running" else 0
+    old_mib = domain.get("memory_mib", 0) if domain.get("state") == "running" else 0
     if spec["memory_mib"] > facts["free_memory_mib"] + old_mib:
         yield (
             f"{facts['free_memory_mib'] + old_mib} MiB of memory are free, memory_mib asks for "

@@ -79,14 +79,14 @@ def queued(turn: Turn) -> Evidence:
 
 def staging(turn: Turn) -> Evidence:
     """Over when the cached image has the pillar's checksum."""
-    facts = turn.on_hypervisor("stage").facts
-    if facts["sha256"] != turn.spec["image"]["sha256"]:
+    image = turn.on_hypervisor("stage").facts["image"]
+    if image["sha256"] != turn.spec["image"]["sha256"]:
         raise Fault(
-            f"the image on {turn.record.hypervisor} has sha256 {facts['sha256']}, the pillar says "
+            f"the image on {turn.record.hypervisor} has sha256 {image['sha256']}, the pillar says "
             f"{turn.spec['image']['sha256']}",
             "correct image.sha256 or the image",
         )
-    return {"image": {"path": facts["path"], "sha256": facts["sha256"]}}
+    return {"image": image}
 
 
 def clearing(turn: Turn) -> Evidence:

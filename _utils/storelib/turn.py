@@ -130,7 +130,7 @@ class Turn:
         returned = self.world.returned(job.jid, job.minion)
         if returned is not None:
             return returned
-        waiting = Waiting(f"{job.minion} has not answered {job.function} yet", PROBE_S)
+        waiting = Waiting(f"{job.minion} is asked for {job.function}", PROBE_S)
         silent = self.world.now() - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):

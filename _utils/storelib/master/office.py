@@ -20,6 +20,7 @@ from storelib.ledger import Ledger, Record
 from storelib.master import settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
+from storelib.turn import NO_FUNCTION
 from storelib.world import ACCEPTED
 
 log = logging.getLogger(__name__)
@@ -203,19 +204,16 @@ def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
         record = books.get(store)
         generation = record.generation + 1 if record else 1
         plain = spec.as_dict()
-        jid, until = master.new_jid(), time.monotonic() + FACTS_S
         arguments = {"spec": plain, "generation": generation}
-        if ACCEPTED in master.keys(name):
-            master.publish(jid, name, "store_hypervisor.facts", arguments)
-        answer = None
-        while answer is None and time.monotonic() < until:
-            time.sleep(WATCH_S)
-            answer = master.returned(jid, name)
-        if answer is None:
-            faults = [f"{name} does not answer"]
-        else:
-            facts = report.opened(answer.value, store, generation, "facts").facts
+        answer = _asked(master, name, "store_hypervisor.facts", arguments)
+        if answer is not None and NO_FUNCTION in str(answer):
+            _asked(master, name, "saltutil.sync_all", {})
+            answer = _asked(master, name, "store_hypervisor.facts", arguments)
+        try:
+            facts = report.opened(answer, store, generation, "facts").facts
             faults = judge.hypervisor(plain, facts)
+        except report.NotAReport as err:
+            faults = [f"{name} does not answer" if answer is None else str(err)]
         return {
             "store": store,
             "generation": generation,
@@ -225,3 +223,17 @@ def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
             "faults": faults,
             "steps": list(views.steps(plain)),
         }
+
+
+def _asked(master: SaltWorld, minion: str, function: str, arguments: dict) -> Any:
+    """Return what the minion returns for a job, ``None`` if it does not within :data:`FACTS_S`."""
+    if ACCEPTED not in master.keys(minion):
+        return None
+    jid, until = master.new_jid(), time.monotonic() + FACTS_S
+    master.publish(jid, minion, function, arguments)
+    while time.monotonic() < until:
+        returned = master.returned(jid, minion)
+        if returned is not None:
+            return returned.value
+        time.sleep(WATCH_S)
+    return None

@@ -8,6 +8,8 @@ set -euo pipefail
 # What makes a machine this machine is made or brought at its first boot.
 rm -f /etc/ssh/ssh_host_*_key{,.pub} /etc/salt/minion_id /etc/venv-salt-minion/minion_id
 rm -rf /etc/salt/pki /etc/venv-salt-minion/pki /var/lib/cloud
+# systemd takes the machine ID from D-Bus where it has none of its own.
+rm -f /var/lib/dbus/machine-id
 : > /etc/machine-id
 passwd --lock root
 
@@ -25,7 +27,29 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
     if exists "$unit"; then systemctl disable "$unit"; fi
 done
 
-for unit in salt-minion venv-salt-minion sshd ssh ssh-host-keys grow-root cloud-init-local \
+for unit in salt-minion venv-salt-minion sshd ssh ssh-host-keys grow-root \
     cloud-init systemd-networkd systemd-resolved; do
     if exists "$unit.service"; then systemctl enable "$unit.service"; fi
 done
+
+[ "$(. /etc/os-release; echo "$ID")" = debian ] || exit 0
+
+# One unit runs all of cloud-init, and no generator looks for a cloud at each boot.
+systemctl mask cloud-init-local.service cloud-config.service cloud-final.service cloud-init-hotplugd.socket
+mkdir -p /etc/systemd/system-generators
+ln -s /dev/null /etc/systemd/system-generators/cloud-init-generator
+
+# Not needed by a virtual machine at its start; the kernel loads on demand what somebody uses.
+systemctl mask modprobe@.service dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount \
+    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
+    proc-sys-fs-binfmt_misc.automount systemd-binfmt.service systemd-network-generator.service \
+    systemd-pstore.service dracut-shutdown.service systemd-journald-audit.socket
+systemctl disable getty@.service systemd-networkd-wait-online.service
+
+# Salt's modules as bytecode that is not checked against the source again.
+if [ -d /usr/lib/salt ]; then
+    python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/lib/salt/lib
+fi
+
+# The users, caches and catalogues are as this system needs them: nothing to update at its first boot.
+touch /etc/.updated /var/.updated

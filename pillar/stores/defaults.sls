@@ -1,0 +1,17 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+# What all stores of the chain have in common. Every key, its default and what is allowed: README.
+store_server:
+  image:
+    source: salt://images/store-server.qcow2
+    sha256: 0000000000000000000000000000000000000000000000000000000000000000
+  cpus: 2
+  memory_mib: 2048
+  disk_gib: 20
+  pool: /var/lib/libvirt/images
+  interfaces:
+    - {name: eth0, type: bridge, source: br0, address: dhcp}
+  master: salt.example.com
+  verify:
+    - {tcp: 22}
+    - {service: sshd}

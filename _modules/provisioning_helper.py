@@ -37,7 +37,7 @@ CONNECT_TIMEOUT_S = 5
 COMMENT_LENGTH = 500
 
 
-def boots(*, store, generation):
+def boots(store, generation):
     """
     Return which boots the guest has noted, in order, and who it is.
 
@@ -64,7 +64,7 @@ def boots(*, store, generation):
     return _report("boots", store, generation, look)
 
 
-def reboot(*, store, generation, after):
+def reboot(store, generation, after):
     """
     Reboot the guest a few seconds after this job has returned, but never twice for one order.
 
@@ -94,7 +94,7 @@ def reboot(*, store, generation, after):
     return _report("reboot", store, generation, act)
 
 
-def highstate(*, store, generation, test=False):
+def highstate(store, generation, test=False):
     """
     Apply the guest's highstate, after any state run that is under way, and return a summary.
 
@@ -146,7 +146,7 @@ def highstate(*, store, generation, test=False):
     return _report("highstate", store, generation, act)
 
 
-def settle(*, store, generation):
+def settle(store, generation):
     """
     Make network and hostname stay as they are, and switch cloud-init off for good.
 
@@ -168,7 +168,7 @@ def settle(*, store, generation):
     return _report("settle", store, generation, guest.settle)
 
 
-def probe(*, store, generation, checks):
+def probe(store, generation, checks):
     """
     Try whether the server serves.
 
@@ -218,7 +218,7 @@ def probe(*, store, generation, checks):
     return _report("probe", store, generation, look)
 
 
-def cleanup(*, store, generation):
+def cleanup(store, generation):
     """
     Remove bootstrap data and each copy of the seed from the guest.
 
@@ -252,7 +252,7 @@ def cleanup(*, store, generation):
     return _report("cleanup", store, generation, act)
 
 
-def facts(*, store, generation):
+def facts(store, generation):
     """
     Return what tells this guest from another one, and what is left of its deployment.
 

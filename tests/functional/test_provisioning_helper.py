@@ -11,6 +11,7 @@ import socket
 import subprocess
 
 import pytest
+import salt.minion
 
 from storelib import guest, report
 
@@ -65,6 +66,16 @@ def test_a_guest_of_another_deployment_refuses(call, machine, function, kwargs):
     assert not answer.ok
     assert "is of store 0816, deployment 3" in answer.error
     assert machine.files() == before
+
+
+@pytest.mark.parametrize(("function", "kwargs"), STEPS.items())
+def test_a_job_can_name_every_argument(minion, function, kwargs):
+    """Salt 3006 refuses arguments that can only be named."""
+    named = {"store": "0815", "generation": 1, **kwargs}
+    args, rest = salt.minion.load_args_and_kwargs(
+        minion.modules[f"provisioning_helper.{function}"], [{"__kwarg__": True, **named}], {}
+    )
+    assert (args, rest) == ([], named)
 
 
 def test_a_disk_that_refuses_is_reported_in_one_sentence(call, machine):

@@ -38,6 +38,7 @@ from storelib.hypervisor import (
     of_system,
     old,
     read_json,
+    unfinished,
     write,
 )
 
@@ -270,10 +271,11 @@ def clear(spec, generation, public_key=None):
                 f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
                 "correct pool in the pillar, or move the disks and edit the domain, then retry",
             )
-        remains = place.disk.exists() or place.nvram.exists() or old.unfinished(place)
+        remains = place.disk.exists() or place.nvram.exists() or old.begun(place)
         if known["exists"] or remains:
             _set_aside(connection, spec, place, known, generation, public_key)
-        for left in (place.seed, place.intent):
+        guest.remove_seed(place)
+        for left in (unfinished(place.disk), place.intent):
             left.unlink(missing_ok=True)
         put = old.listing(place, generation)
         return {
@@ -434,7 +436,8 @@ def start(spec, generation):
                 time.sleep(plan["backoff_s"][: found["attempts"]][-1])
             found["attempts"] += 1
             error = _attempt(connection, name, plan["steady_s"], found)
-            found |= {key: domains.facts(connection, spec, place)[key] for key in ("state", "id")}
+            known = domains.facts(connection, spec, place)
+            found |= {"state": known.get("state"), "id": known.get("id")}
             if not error:
                 return found
             log.warning("%s: start %s: %s", spec["store"], found["attempts"], error)
@@ -487,7 +490,7 @@ def finish(spec, generation):
     with _at_work(spec) as (connection, place):
         domain = _of_generation(connection, spec, place, generation)
         domains.detach(domain, place.seed)
-        place.seed.unlink(missing_ok=True)
+        guest.remove_seed(place)
         domain.setAutostart(True)
         known = domains.facts(connection, spec, place)
         found = {

@@ -36,7 +36,7 @@ class Libvirtd:
     def __init__(self):
         libvirt.registerErrorHandler(lambda *_: None, None)
         conf = pathlib.Path("/etc/libvirt/qemu.conf")
-        conf.write_text('security_driver = "none"\ncgroup_controllers = []\n')
+        conf.write_text('security_driver = "none"\ncgroup_controllers = []\nnamespaces = []\n')
         self.logd = subprocess.Popen(["virtlogd"])
         self.daemon = None
 

@@ -157,6 +157,44 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture
+def killed(monkeypatch):
+    """Run a step and kill it before its n-th change; return whether it came that far."""
+
+    def killed(changes_allowed, step):
+        left = [changes_allowed]
+
+        def watched(function):
+            def change(*arguments, **options):
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+                return function(*arguments, **options)
+
+            return change
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", watched(os.rename))
+            patch.setattr(os, "unlink", watched(os.unlink))
+            patch.setattr(os, "mkdir", watched(os.mkdir))
+            patch.setattr(subprocess, "run", watched(subprocess.run))
+            for kind, name in (
+                (libvirt.virConnect, "defineXML"),
+                (libvirt.virDomain, "undefineFlags"),
+                (libvirt.virDomain, "setAutostart"),
+                (libvirt.virDomain, "detachDeviceFlags"),
+                (libvirt.virDomain, "updateDeviceFlags"),
+            ):
+                patch.setattr(kind, name, watched(getattr(kind, name)))
+            try:
+                step()
+            except Killed:
+                return True
+            return False
+
+    return killed
+
+
+@pytest.fixture
 def server(image, monkeypatch):
     """A web server that has the image and the faults that a test asks for."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -863,6 +901,25 @@ def test_the_masters_copy_of_the_key_is_used_where_the_domain_has_none(done, pla
     assert not place.disk.exists()
 
 
+def test_a_clearing_that_another_deployment_ends_is_that_deployments(done, killed):
+    done("stage", "define")
+    assert killed(4, lambda: done("clear", generation=2))
+    (put,) = done("clear", generation=3)["set_asides"]
+    assert put["generation"] == 1
+
+
+def test_what_a_killed_attempt_left_of_the_seed_is_removed(done, place):
+    done("stage", "define")
+    left = [
+        place.seed.with_name(f".{place.seed.name}.new"),
+        place.disk.with_name(f".{place.disk.name}.new"),
+    ]
+    for path in left:
+        path.write_text("half")
+    done("clear", generation=2)
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -896,44 +953,6 @@ def test_a_server_in_another_pool_is_not_cleared(done, refused, spec, pool, conn
 
 
 # killed at any line
-
-
-@pytest.fixture
-def killed(monkeypatch):
-    """Run a step and kill it before its n-th change; return whether it came that far."""
-
-    def killed(changes_allowed, step):
-        left = [changes_allowed]
-
-        def watched(function):
-            def change(*arguments, **options):
-                if not left[0]:
-                    raise Killed
-                left[0] -= 1
-                return function(*arguments, **options)
-
-            return change
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "rename", watched(os.rename))
-            patch.setattr(os, "unlink", watched(os.unlink))
-            patch.setattr(os, "mkdir", watched(os.mkdir))
-            patch.setattr(subprocess, "run", watched(subprocess.run))
-            for kind, name in (
-                (libvirt.virConnect, "defineXML"),
-                (libvirt.virDomain, "undefineFlags"),
-                (libvirt.virDomain, "setAutostart"),
-                (libvirt.virDomain, "detachDeviceFlags"),
-                (libvirt.virDomain, "updateDeviceFlags"),
-            ):
-                patch.setattr(kind, name, watched(getattr(kind, name)))
-            try:
-                step()
-            except Killed:
-                return True
-            return False
-
-    return killed
 
 
 def test_clear_goes_on_after_being_killed_at_any_line(done, place, killed):

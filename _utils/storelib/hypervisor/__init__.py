@@ -152,9 +152,14 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+def unfinished(path: Path) -> Path:
+    """Return the name under which a file is made until it is complete."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write(path: Path, text: str) -> None:
     """Write a file of root's own, whole or not at all, so that a power cut cannot tear it."""
-    partial = path.with_name(f".{path.name}.new")
+    partial = unfinished(path)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
         file.flush()

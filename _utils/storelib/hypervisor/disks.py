@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from storelib.hypervisor import GIB, Fault, free, no_space, run
+from storelib.hypervisor import GIB, Fault, free, no_space, run, sync, unfinished
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -24,10 +25,11 @@ def info(path: Path) -> dict[str, Any]:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """Return whether the disk exists and what qemu-img reads of it."""
+    """Return whether the disk exists and what qemu-img reads of it, if it can."""
     found: dict[str, Any] = {"path": str(path), "exists": path.exists()}
     if found["exists"]:
-        found.update(info(path))
+        with contextlib.suppress(Fault):
+            found.update(info(path))
     return found
 
 
@@ -51,7 +53,7 @@ def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
         ``copy`` (independent of the image) or ``cow`` (has the image as its backing file).
     """
     fit(image, size_gib)
-    partial = disk.with_name(f".{disk.name}.new")
+    partial = unfinished(disk)
     partial.unlink(missing_ok=True)
     if mode == "cow":
         run(
@@ -73,13 +75,16 @@ def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
     made = info(partial)
     if made != wanted:
         raise Fault(f"the disk made from {image} reads back as {made}, not as {wanted}")
+    # qemu-img has flushed what it wrote last, and with it all of the file.
     os.rename(partial, disk)
+    sync(disk.parent)
 
 
 def keep(path: Path, size_gib: int) -> None:
     """Make a data disk if there is none; one that is there stays as it is, whatever its size."""
     if not path.exists():
-        partial = path.with_name(f".{path.name}.new")
+        partial = unfinished(path)
         partial.unlink(missing_ok=True)
         run("qemu-img", "create", "-q", "-f", "qcow2", partial, f"{size_gib}G")
         os.rename(partial, path)
+        sync(path.parent)

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from storelib.hypervisor import Fault, Place, first, run
+from storelib.hypervisor import Fault, Place, first, run, sync, unfinished
 
 ISO_TOOLS = ("xorrisofs", "genisoimage", "mkisofs")
 
@@ -40,19 +40,29 @@ def write_seed(place: Place, documents: Mapping[str, str]) -> None:
     tool = first(ISO_TOOLS)
     if not tool:
         raise Fault(f"none of {', '.join(ISO_TOOLS)} is installed", "install xorriso")
-    # A fixed name, so that what a killed attempt left is found and removed.
-    private = PRIVATE / f"store-deploy-seed-{place.minion_id}"
-    shutil.rmtree(private, ignore_errors=True)
+    remove_seed(place)
+    private = _private(place)
     private.mkdir(mode=0o700)
     try:
         for name, text in documents.items():
             (private / name).write_text(text)
-        partial = place.seed.with_name(f".{place.seed.name}.new")
-        partial.unlink(missing_ok=True)
+        partial = unfinished(place.seed)
         run(tool, "-quiet", "-volid", "cidata", "-joliet", "-rock", "-output", partial, private)
     finally:
         shutil.rmtree(private)
+    sync(partial)
     os.rename(partial, place.seed)
+
+
+def remove_seed(place: Place) -> None:
+    """Remove the seed and what a killed attempt left of it: the private key is in each."""
+    shutil.rmtree(_private(place), ignore_errors=True)
+    for file in (unfinished(place.seed), place.seed):
+        file.unlink(missing_ok=True)
+
+
+def _private(place: Place) -> Path:
+    return PRIVATE / f"store-deploy-seed-{place.minion_id}"
 
 
 def init_arguments(spec: Mapping[str, Any], place: Place, virt_type: str) -> dict[str, Any]:

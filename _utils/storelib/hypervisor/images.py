@@ -115,7 +115,12 @@ def _stamp(image: Path) -> list[int]:
 
 
 def _from_salt(source: str, part: Path, get_file: Callable[[str, str], object]) -> None:
-    got = get_file(source, str(part))
+    try:
+        got = get_file(source, str(part))
+    except OSError:
+        # Salt begins anew each time: half of it would only fill the pool.
+        part.unlink(missing_ok=True)
+        raise
     if not got:
         raise Fault(
             f"the master does not serve the image {source}",

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storelib.hypervisor import Fault, Place, folder, read_json, sync, write
+from storelib.hypervisor import Fault, Place, folder, read_json, sync, unfinished, write
 
 DISK = "disk.qcow2"
 DOMAIN = "domain.xml"
@@ -32,22 +32,22 @@ NOTE = "set-aside.json"
 SUFFIX = ".partial"
 
 
-def unfinished(place: Place) -> Path | None:
+def begun(place: Place) -> Path | None:
     """Return the folder that a killed clearing left, if any."""
     return next(iter(sorted(place.set_asides.glob(f"*{SUFFIX}"))), None)
 
 
 def opened(place: Place, note: Mapping[str, Any]) -> Path:
     """Return the folder to fill: the one that a killed clearing left, or a new one."""
-    partial = unfinished(place)
+    partial = begun(place)
     if partial is None:
         folder(place.set_asides)
         while (final := place.set_asides / _name(note["generation"])).exists():
             time.sleep(0.1)
         partial = final.with_name(final.name + SUFFIX)
         partial.mkdir(mode=0o700)
-    if not (partial / NOTE).exists():
-        write(partial / NOTE, json.dumps(note))
+    known = read_json(partial / NOTE) or note
+    write(partial / NOTE, json.dumps({**note, "generation": known["generation"]}))
     return partial
 
 
@@ -79,7 +79,7 @@ def move(source: Path, target: Path) -> None:
     except OSError as err:
         if err.errno != errno.EXDEV:
             raise
-        copy = target.with_name(f".{target.name}.new")
+        copy = unfinished(target)
         shutil.copy2(source, copy)
         sync(copy)
         os.rename(copy, target)

@@ -37,7 +37,8 @@ def start(interval=0.25):
             event = bus.get_event(wait=interval, tag="salt/job/", full=True)
             try:
                 if event and "/ret/" in event["tag"]:
-                    __runners__["deploy.notify"](minion=event["tag"].rpartition("/")[2])
+                    minion = event["tag"].rpartition("/")[2]
+                    __runners__["deploy.notify"](minion=minion, eager=False)
                 __runners__["deploy.reconcile"](sweep=False)
             except StoreDeployError as err:
                 log.error("%s; %s", err.reason, err.hint)

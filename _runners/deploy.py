@@ -228,7 +228,7 @@ def doctor():
     return {"faults": faults, "retcode": 1} if faults else {"faults": []}
 
 
-def notify(store=None, minion=None, ready=False):
+def notify(store=None, minion=None, ready=False, eager=True):
     """
     Ring the doorbell: have a deployment looked at now. All that reactors call.
 
@@ -238,6 +238,9 @@ def notify(store=None, minion=None, ready=False):
     ready
         The minion says that it is a ready hypervisor, so its pillar is looked up, too.
 
+    eager
+        The minion has just come up, so what it did not answer is asked again at once.
+
     CLI Example:
 
     .. code-block:: bash
@@ -245,7 +248,7 @@ def notify(store=None, minion=None, ready=False):
         salt-run deploy.notify minion=store-0815
     """
     hints = [hint if isinstance(hint, str) else None for hint in (store, minion)]
-    return office.notify(__opts__, *hints, ready=ready is True)
+    return office.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
 
 
 @_verb

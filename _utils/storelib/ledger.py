@@ -38,7 +38,7 @@ CREATE TABLE history (
     announced INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX history_store ON history (store, generation);
 CREATE INDEX history_unannounced ON history (announced) WHERE announced = 0;
-CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL, eager INTEGER NOT NULL);
 """
 
 BUSY_S = 10
@@ -53,6 +53,8 @@ class Job:
     minion: str
     function: str
     at: float
+    earlier: tuple[str, ...] = ()
+    """JIDs of the same question that were not answered in time."""
     probe: str = ""
     """JID of the ``saltutil.find_job`` that asks after it, if one is under way."""
     probe_at: float = 0
@@ -281,14 +283,24 @@ class Ledger:
             Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)
         ]
 
-    def ring(self, name: str, now: float) -> None:
-        """Ring the doorbell of a store or a minion, so that the pump looks at it at once."""
-        with self._writing() as db:
-            db.execute("INSERT OR REPLACE INTO bells VALUES (?, ?)", (name, now))
+    def ring(self, name: str, now: float, eager: bool = False) -> None:
+        """
+        Ring the doorbell of a store or a minion, so that the pump looks at it at once.
 
-    def rung(self) -> list[str]:
-        """Return whose bells were rung."""
-        return [name for (name,) in self._read("SELECT name FROM bells ORDER BY at")]
+        eager
+            The minion is there now: what it did not answer so far is asked again.
+        """
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO bells VALUES (?1, ?2, ?3) ON CONFLICT (name) "
+                "DO UPDATE SET at = ?2, eager = max(eager, ?3)",
+                (name, now, eager),
+            )
+
+    def rung(self) -> list[tuple[str, bool]]:
+        """Return whose bells were rung, and whether eagerly."""
+        rows = self._read("SELECT name, eager FROM bells ORDER BY at")
+        return [(name, bool(eager)) for name, eager in rows]
 
     def answered(self, name: str) -> None:
         """Take a bell off the list."""
@@ -299,4 +311,6 @@ class Ledger:
 def _record(text: str, revision: int, due: float | None) -> Record:
     data = json.loads(text)
     job = data.pop("job")
-    return Record(**{**data, "revision": revision, "due": due}, job=Job(**job) if job else None)
+    if job:
+        job = Job(**{**job, "earlier": tuple(job["earlier"])})
+    return Record(**{**data, "revision": revision, "due": due}, job=job)

@@ -19,11 +19,17 @@ from storelib.errors import Fault
 from storelib.ledger import Job, Ledger, Record
 from storelib.world import Returned, World
 
-RESEND_S = 30.0
+RESEND_S = 60.0
 """A job that only asks is sent again after this silence: the minion may have been away."""
+
+SYNC_S = 20.0
+"""When to look again whether a minion has got its modules."""
 
 PROBE_S = 30.0
 """After this silence the minion is asked whether a job that acts is still running."""
+
+EARLIER = 5
+"""How many earlier jobs of the same question may still be answered: a slow guest is late."""
 
 EAGER_S = 3.0
 """The same, when a bell says that the minion is there."""
@@ -105,6 +111,10 @@ class Turn:
                     f"{minion} has version {answer.version} of store-deploy, not {__version__}"
                 )
         except report.NotAReport as err:
+            if self.record.state == "booting":
+                # Its first startup state brings them; a second run of that would only slow it down.
+                self.save(job=None)
+                raise Waiting(f"{minion} gets its modules from its first state", SYNC_S) from err
             synced = [minion, self.record.state]
             if self.record.evidence.get("synced") == synced:
                 raise Fault(
@@ -114,20 +124,23 @@ class Turn:
                 ) from err
             self.save(evidence={**self.record.evidence, "synced": synced})
             self._publish(minion, "saltutil.sync_all", {})
-            raise Waiting(f"{minion} gets its modules", RESEND_S) from err
+            raise Waiting(f"{minion} gets its modules", SYNC_S) from err
         # The answer is used up: what asks again, asks anew.
         self.record = dataclasses.replace(self.record, job=None)
         return answer
 
     def _publish(self, minion: str, function: str, arguments: dict[str, Any]) -> Job:
-        job = Job(self.world.new_jid(), minion, function, self.world.now())
+        old = self.record.job
+        again = old is not None and (old.minion, old.function) == (minion, function)
+        earlier = (*old.earlier, old.jid)[-EARLIER:] if old and again else ()
+        job = Job(self.world.new_jid(), minion, function, self.world.now(), earlier)
         self.save(job=job)
         self.world.publish(job.jid, minion, function, arguments)
         return job
 
     def _answer(self, job: Job, quick: bool, arguments: dict[str, Any] | None = None) -> Returned:
         """Return what came back for ``job``; otherwise see to it that it will, and wait."""
-        returned = self.world.returned(job.jid, job.minion)
+        returned = self._first_return(job)
         if returned is not None:
             return returned
         waiting = Waiting(f"{job.minion} is asked for {job.function}", PROBE_S)
@@ -140,7 +153,7 @@ class Turn:
             if asked is not None and asked.value:
                 self.save(job=dataclasses.replace(job, probe=""))
                 waiting = Waiting(f"{job.minion} is at work: {job.function}", PROBE_S)
-            elif asked is not None and self.world.returned(job.jid, job.minion) is None:
+            elif asked is not None and self._first_return(job) is None:
                 # It is not running and nothing came back: the job or its return was lost.
                 self._publish(job.minion, job.function, arguments or {})
             elif silent >= (EAGER_S if self.rung else PROBE_S):
@@ -148,6 +161,11 @@ class Turn:
         elif silent >= (EAGER_S if self.rung else PROBE_S):
             self._probe(job)
         raise waiting
+
+    def _first_return(self, job: Job) -> Returned | None:
+        jids = (job.jid, *job.earlier)
+        returns = (self.world.returned(jid, job.minion) for jid in jids)
+        return next((returned for returned in returns if returned is not None), None)
 
     def _probe(self, job: Job) -> None:
         probe = self.world.new_jid()

@@ -127,19 +127,23 @@ def watch(
             time.sleep(WATCH_S)
 
 
-def notify(opts: dict, store: str | None, minion: str | None, ready: bool) -> bool:
+def notify(
+    opts: dict, store: str | None, minion: str | None, ready: bool, eager: bool = True
+) -> bool:
     """
     Ring the doorbell of what is known by these names, and say whether it was.
 
     ready
         The minion says that it is a ready hypervisor: it is looked up even if no record names it.
+    eager
+        The minion has just come up, so what it did not answer is asked again.
     """
     with ledger(opts) as books:
         known = [name for name in (store,) if name and books.get(name)]
         if minion and MINION_ID.fullmatch(minion) and (ready or books.of_minion(minion)):
             known.append(minion)
         for name in known:
-            books.ring(name, time.time())
+            books.ring(name, time.time(), eager)
     return bool(known)
 
 
@@ -150,23 +154,24 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
     A deployment that another process is advancing is left to it.
     """
     with ledger(opts) as books:
-        rung = {}
-        for name in books.rung():
+        rung: dict[str, tuple[str, bool]] = {}
+        for name, eager in books.rung():
             # Off the list first: a bell that rings from now on is heard the next time.
             books.answered(name)
             record = books.get(name)
             records = [record] if record else books.of_minion(name) or _stranger(opts, books, name)
-            rung.update({each.store: name for each in records})
+            rung.update({each.store: (name, eager) for each in records})
         stores = dict.fromkeys([*rung, *books.due(time.time())])
         if sweep:
             stores.update(dict.fromkeys(r.store for r in books.in_states(lifecycle.ACTIVE)))
         states = {}
         for store in stores:
-            record = advance(opts, master, books, store, store in rung)
+            name, eager = rung.get(store, ("", False))
+            record = advance(opts, master, books, store, eager)
             if record is not None:
                 states[store] = record.state
-            elif store in rung:
-                books.ring(rung[store], time.time())
+            elif name:
+                books.ring(name, time.time(), eager)
         return states
 
 

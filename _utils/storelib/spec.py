@@ -315,6 +315,8 @@ def _spec(top: _Reader) -> StoreSpec | None:
 
 def _agree(values: Mapping[str, Any], top: _Reader) -> None:
     """Find what is right by itself and wrong together."""
+    if values["hostname"] and not HOSTNAME.fullmatch(values["hostname"]):
+        top.fault("hostname", values["hostname"], "a host name; give one, minion_id is none")
     if values["os_type"] in ("xen", "xenpvh") and values["virt_type"] not in ("xen", "auto"):
         top.fault("os_type", values["os_type"], "hvm, unless virt_type is xen or auto")
     if values["firmware"] == "efi" and values["os_type"] not in ("hvm", None):
@@ -355,7 +357,9 @@ def _interface(part: _Reader, store: str) -> Interface:
     dns = part.get(
         "dns",
         (),
-        lambda v: isinstance(v, (list, tuple)) and all(map(_is_ip, v)) and address != "dhcp",
+        lambda v: (
+            isinstance(v, (list, tuple)) and all(map(_is_ip, v)) and (address != "dhcp" or not v)
+        ),
         "a list of addresses, with a static address",
     )
     source = part.text("source", NAME, "a bridge or libvirt network", None)
@@ -390,10 +394,12 @@ def _probe(part: _Reader) -> dict[str, Any]:
             "command", None, lambda v: isinstance(v, str) and bool(v.strip()), "a shell command"
         ),
     }
-    if len(part.data) != 1 and not part.faults:
-        part.fault("", dict(part.data), "exactly one of tcp, service, command")
     part.end()
-    return {kind: value for kind, value in probe.items() if value is not None}
+    given = {kind: value for kind, value in probe.items() if value is not None}
+    faulty = any(fault.startswith((f"{part.where} ", f"{part.where}.")) for fault in part.faults)
+    if len(given) != 1 and not faulty:
+        part.fault("", dict(part.data), "exactly one of tcp, service, command")
+    return given
 
 
 def _timeouts(part: _Reader) -> dict[str, int]:
@@ -416,10 +422,13 @@ def _is_ip(value: object) -> bool:
 
 
 def _is_address(value: object) -> bool:
-    if not isinstance(value, str) or (value != "dhcp" and "/" not in value):
+    if not isinstance(value, str):
         return False
     try:
-        return value == "dhcp" or bool(ipaddress.ip_interface(value))
+        # A netmask is no prefix: cloud-init would not take it.
+        return value == "dhcp" or (
+            value.partition("/")[2].isdecimal() and bool(ipaddress.ip_interface(value))
+        )
     except ValueError:
         return False
 

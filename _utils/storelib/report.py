@@ -34,6 +34,19 @@ class Report:
     version: str
 
 
+TYPES = {
+    "store": str,
+    "generation": int,
+    "step": str,
+    "ok": bool,
+    "error": str,
+    "hint": str,
+    "facts": dict,
+    "version": str,
+}
+"""Exactly these, as a job's return is any minion's word."""
+
+
 def made(
     store: str | Mapping[str, Any],
     generation: int,
@@ -76,9 +89,9 @@ def opened(returned: object, store: str, generation: int, step: str) -> Report:
     """
     if not isinstance(returned, Mapping):
         raise NotAReport(f"{step} returned no report but: {str(returned)[:300]}")
-    fields = Report.__dataclass_fields__
-    if set(returned) != set(fields):
-        raise NotAReport(f"{step} returned no report but the keys {sorted(map(str, returned))}")
+    types = {key: type(value) for key, value in returned.items()}
+    if types != TYPES or returned["ok"] == bool(returned["error"]):
+        raise NotAReport(f"{step} returned no report but: {str(dict(returned))[:300]}")
     report = Report(**returned)
     if (report.store, report.generation, report.step) != (store, generation, step):
         raise NotAReport(

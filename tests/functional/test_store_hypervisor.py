@@ -47,6 +47,12 @@ def connection(libvirtd):
             domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
 
 
+@pytest.fixture(autouse=True)
+def no_power_cut(monkeypatch):
+    """Do not wait for the disk: no test here sees what a power cut would leave."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def pool():
     """A pool that QEMU's user can reach, unlike pytest's own folders."""
@@ -175,7 +181,6 @@ def killed(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", watched(os.rename))
             patch.setattr(os, "unlink", watched(os.unlink))
-            patch.setattr(os, "mkdir", watched(os.mkdir))
             patch.setattr(subprocess, "run", watched(subprocess.run))
             for kind, name in (
                 (libvirt.virConnect, "defineXML"),

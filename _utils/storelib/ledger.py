@@ -312,5 +312,5 @@ def _record(text: str, revision: int, due: float | None) -> Record:
     data = json.loads(text)
     job = data.pop("job")
     if job:
-        job = Job(**{**job, "earlier": tuple(job["earlier"])})
+        job = Job(**{**job, "earlier": tuple(job.get("earlier", ()))})
     return Record(**{**data, "revision": revision, "due": due}, job=job)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real libvirt and Salt's real loader, on the private machine that tests/lab/machine makes."""
 
-import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -19,24 +19,12 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 salt._logging.shutdown_temp_handler()
 
 
-def give_terminals():
-    """Make pseudo-terminals work where the machine has /dev/ptmx bind-mounted out of its folder."""
-    try:
-        for number in os.openpty():
-            os.close(number)
-    except FileNotFoundError:
-        subprocess.run(["umount", "/dev/ptmx"], check=True)
-        pathlib.Path("/dev/ptmx").unlink()
-        subprocess.run(["mknod", "-m", "666", "/dev/ptmx", "c", "5", "2"], check=True)
-
-
 class Libvirtd:
     """The machine's libvirt daemon, which a test may stop and start again."""
 
     def __init__(self):
         libvirt.registerErrorHandler(lambda *_: None, None)
-        conf = pathlib.Path("/etc/libvirt/qemu.conf")
-        conf.write_text('security_driver = "none"\ncgroup_controllers = []\nnamespaces = []\n')
+        shutil.copy(REPO / "tests/lab/root/etc/libvirt/qemu.conf", "/etc/libvirt")
         self.logd = subprocess.Popen(["virtlogd"])
         self.daemon = None
 
@@ -70,7 +58,6 @@ def libvirtd():
     """Run libvirt as a hypervisor would."""
     if " /srv/store-deploy " not in pathlib.Path("/proc/self/mountinfo").read_text():
         pytest.fail("run this inside tests/lab/machine: it starts libvirtd")
-    give_terminals()
     daemon = Libvirtd()
     daemon.start()
     yield daemon

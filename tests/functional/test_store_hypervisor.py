@@ -244,6 +244,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def raised(error):
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
 def globals_of(modules):
     return inspect.unwrap(modules["store_hypervisor.start"]).__globals__
 
@@ -858,6 +865,23 @@ def test_an_old_server_is_set_aside_as_a_whole(done, connection, place, impatien
     assert [place.disk.exists(), place.seed.exists(), place.nvram.exists()] == [False] * 3
     assert connection.listAllDomains() == []
     assert done("clear", generation=2)["set_aside"] == facts["set_aside"]
+
+
+def test_nvram_on_another_file_system_is_set_aside_too(done, place, monkeypatch):
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place.nvram.parent], check=True)
+    try:
+        place.nvram.write_text("boot order")
+        with monkeypatch.context() as patch:
+            # Killed after the copy, before the original goes.
+            patch.setattr(pathlib.Path, "unlink", raised(Killed))
+            with pytest.raises(Killed):
+                done("clear")
+        put = done("clear")["set_aside"]
+        assert not place.nvram.exists()
+        assert pathlib.Path(put["path"], "nvram.fd").read_text() == "boot order"
+    finally:
+        subprocess.run(["umount", place.nvram.parent], check=True)
 
 
 def test_a_redeployed_server_gets_its_data_disk_and_a_key_of_its_own(done, place, impatient):

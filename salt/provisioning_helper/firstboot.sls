@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Run at each start of the minion until the deployment has ended (startup_states). A new guest has
-# none of our modules yet, and state.sls, unlike a highstate, fetches none by itself.
+# none of our modules yet, and state.sls, unlike a highstate, fetches none by itself. Loading all
+# modules anew takes a small guest seconds: once is enough.
 
 {% for kind in ['utils', 'modules', 'states'] %}
 provisioning_helper-firstboot-{{ kind }}:
   saltutil.sync_{{ kind }}:
     - refresh: False
-    - reload_modules: True
+    - reload_modules: {{ loop.last }}
     - require_in:
       - provisioning_helper: provisioning_helper-firstboot-handing-over
 {% endfor %}

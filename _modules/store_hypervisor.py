@@ -506,6 +506,46 @@ def finish(spec, generation):
 
 
 @_reporting
+def discard(spec, generation):
+    """
+    Remove the server that this deployment made: domain, system disk, NVRAM and seed.
+
+    A server of another deployment is left alone, and so are data disks and what was set aside.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.discard spec='{"store": "0815", ...}' generation=2
+    """
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        intent = {"store": spec["store"], "generation": generation}
+        if known["exists"] and known["generation"] == generation:
+            domain = domains.lookup(connection, spec["minion_id"])
+            # Killed from here on, the next call still knows whose files these are.
+            folder(place.intent.parent)
+            write(place.intent, json.dumps(intent))
+            if domain.isActive():
+                domain.destroy()
+            domains.undefine(domain)
+        if read_json(place.intent) == intent:
+            for file in (place.disk, place.nvram, place.seed, place.intent):
+                file.unlink(missing_ok=True)
+        return {
+            "domain": domains.facts(connection, spec, place),
+            "disk": disks.facts(place.disk),
+            "seed": _seed_facts(place),
+        }
+
+
+@_reporting
 def console(spec, generation, lines=50):
     """
     Return the last lines that the store's server wrote to its serial console.

@@ -27,6 +27,10 @@ from storelib.world import World
 
 log = logging.getLogger(__name__)
 
+CONSOLE_LINES = 5
+CONSOLE_S = 15.0
+"""How long a deployment whose time is over waits for the last words of its guest."""
+
 
 @contextlib.contextmanager
 def locked(folder: Path, store: str) -> Iterator[bool]:
@@ -59,7 +63,7 @@ def begin(
     not said.
     """
     old = ledger.get(spec.store)
-    if old and old.active:
+    if old and old.state in lifecycle.OPEN:
         raise Refused(
             f"store {spec.store} is being deployed already: {old.state} since deployment "
             f"{old.generation} began on {old.hypervisor}",
@@ -102,6 +106,98 @@ def begin(
         ) from err
 
 
+def cancel(ledger: Ledger, now: float, record: Record) -> Record:
+    """Stop a deployment for good; what was made of the new server is removed."""
+    state = lifecycle.CANCELLING.name
+    _may(record, state, "it is not under way")
+    limit = lifecycle.limit_s(state, {})
+    return ledger.save(
+        dataclasses.replace(
+            record, state=state, since=now, deadline=now + limit, due=now, reason=""
+        ),
+        change="deploy.cancel",
+    )
+
+
+def hold(ledger: Ledger, now: float, record: Record) -> Record:
+    """Let the deployment rest before its next step; a job that is under way goes on."""
+    state = lifecycle.HELD.name
+    _may(record, state, "it is not under way")
+    left_s = record.deadline - now if record.deadline is not None else None
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=state,
+            since=now,
+            deadline=None,
+            due=None,
+            resumes=record.state,
+            left_s=left_s,
+            reason="",
+        ),
+        change="deploy.hold",
+    )
+
+
+def release(ledger: Ledger, now: float, record: Record) -> Record:
+    """Let a held deployment go on where it was, with the time that it had left."""
+    if record.state != lifecycle.HELD.name:
+        raise Refused(
+            f"store {record.store} is {record.state}, not held",
+            f"see: salt-run deploy.explain {record.store}",
+        )
+    deadline = now + record.left_s if record.left_s is not None else None
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=record.resumes,
+            since=now,
+            deadline=deadline,
+            due=now,
+            resumes="",
+            left_s=None,
+        ),
+        change="deploy.release",
+    )
+
+
+def retry(ledger: Ledger, now: float, record: Record) -> Record:
+    """Go on with a failed deployment at the earliest step that is needed."""
+    if record.failed_in not in lifecycle.RESUMES or record.state != lifecycle.FAILED.name:
+        raise Refused(
+            f"store {record.store} is {record.state}: there is nothing to retry",
+            f"see: salt-run deploy.explain {record.store}",
+        )
+    resumes = lifecycle.RESUMES[record.failed_in]
+    forgotten = ("probe_tries", "probes", "failure", "synced", "console")
+    evidence = {key: value for key, value in record.evidence.items() if key not in forgotten}
+    deadline = now + lifecycle.limit_s("queued", record.spec["timeouts"])
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state="queued",
+            since=now,
+            deadline=deadline,
+            due=now,
+            resumes=resumes,
+            evidence=evidence,
+            failed_in="",
+            reason="",
+            next_action="",
+            job=None,
+        ),
+        change=f"deploy.retry, goes on in {resumes}",
+    )
+
+
+def _may(record: Record, state: str, why: str) -> None:
+    if (record.state, state) not in lifecycle.TRANSITIONS:
+        raise Refused(
+            f"store {record.store} is {record.state}: {why}",
+            f"see what can be done: salt-run deploy.explain {record.store}",
+        )
+
+
 def advance(
     world: World, ledger: Ledger, store: str, max_active: int, rung: bool = False
 ) -> Record | None:
@@ -136,7 +232,7 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
             raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
         evidence = STEPS[record.state](turn)
-        following = lifecycle.FOLLOWS[record.state]
+        following = record.resumes or lifecycle.FOLLOWS[record.state]
         return _enter(turn, following, "", max_active=max_active, found=evidence), True
     except Waiting as err:
         wait = err
@@ -149,11 +245,35 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         log.exception("%s: %s", record.store, record.state)
         wait = Waiting(f"{type(err).__name__}: {err}")
     if record.deadline is not None and now >= record.deadline:
+        console = _console(turn)
+        if console is None:
+            return turn.record, False
         limit = int(record.deadline - record.since)
-        return _fail(turn, f"{record.state} was not over after {limit} s: {wait.why}", ""), True
+        said = f"; its console ended with: {' | '.join(console)}" if console else ""
+        return _fail(
+            turn, f"{record.state} was not over after {limit} s: {wait.why}{said}", ""
+        ), True
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
     turn.save(reason=wait.why, due=due)
     return turn.record, False
+
+
+def _console(turn: Turn) -> list[str] | None:
+    """Return the last lines of the guest's console; ``None`` as long as they may still come."""
+    record, now = turn.record, turn.world.now()
+    if record.state not in lifecycle.WITH_GUEST or record.deadline is None:
+        return []
+    try:
+        lines = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES).facts["lines"]
+    except Waiting:
+        if now >= record.deadline + CONSOLE_S:
+            return []
+        turn.save(due=now + 1)
+        return None
+    except StoreDeployError:
+        return []
+    printable = ["".join(filter(str.isprintable, line)).strip() for line in lines]
+    return [line for line in printable if line]
 
 
 def _enter(
@@ -180,6 +300,7 @@ def _enter(
             attempts=found.pop("attempts", record.attempts),
             evidence={**record.evidence, **found},
             job=None,
+            resumes="",
             reason=reason,
             **changes,
         ),

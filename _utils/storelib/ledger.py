@@ -80,6 +80,10 @@ class Record:
     evidence: dict[str, Any] = field(default_factory=dict)
     job: Job | None = None
     failed_in: str = ""
+    resumes: str = ""
+    """The state to go on in: after a slot was taken again, or when the hold is released."""
+    left_s: float | None = None
+    """Seconds that a held state had left."""
     reason: str = ""
     next_action: str = ""
     due: float | None = None
@@ -195,8 +199,14 @@ class Ledger:
 
     def slot_free(self, record: Record, max_active: int) -> bool:
         """Say whether ``record``, which is queued, is the next to get a slot."""
-        records = self.in_states(lifecycle.SLOT | {record.state})
-        working = [other for other in records if other.state in lifecycle.SLOT]
+        records = self.in_states(lifecycle.SLOT | {record.state, lifecycle.HELD.name})
+        # What is held keeps its slot.
+        working = [
+            other
+            for other in records
+            if (other.resumes if other.state == lifecycle.HELD.name else other.state)
+            in lifecycle.SLOT
+        ]
         earlier = [
             other
             for other in records

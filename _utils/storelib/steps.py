@@ -220,6 +220,21 @@ def finishing(turn: Turn) -> Evidence:
     return {"finished": turn.on_hypervisor("finish").facts}
 
 
+def cancelling(turn: Turn) -> Evidence:
+    """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
+    world, record = turn.world, turn.record
+    turn.quiet()
+    world.disarm(record.minion_id)
+    # Before that state the hypervisor has nothing of this deployment.
+    if turn.ledger.reached(record.store, record.generation, "defining"):
+        turn.once("discarded", lambda: turn.on_hypervisor("discard").facts)
+    ours = record.evidence.get("public_key")
+    accepted = world.keys(record.minion_id).get(ACCEPTED)
+    if ours and accepted and world.same_key(accepted, ours):
+        world.purge_key(record.minion_id)
+    return {}
+
+
 STEPS: dict[str, Callable[[Turn], Evidence]] = {
     step.__name__: step
     for step in (
@@ -235,5 +250,6 @@ STEPS: dict[str, Callable[[Turn], Evidence]] = {
         restarting,
         verifying,
         finishing,
+        cancelling,
     )
 }

@@ -148,19 +148,30 @@ class Turn:
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):
                 self._publish(job.minion, job.function, arguments or {})
-        elif job.probe:
-            asked = self.world.returned(job.probe, job.minion)
-            if asked is not None and asked.value:
-                self.save(job=dataclasses.replace(job, probe=""))
-                waiting = Waiting(f"{job.minion} is at work: {job.function}", PROBE_S)
-            elif asked is not None and self._first_return(job) is None:
-                # It is not running and nothing came back: the job or its return was lost.
-                self._publish(job.minion, job.function, arguments or {})
-            elif silent >= (EAGER_S if self.rung else PROBE_S):
-                self._probe(job)
+        elif self._lost(job, silent):
+            self._publish(job.minion, job.function, arguments or {})
+        raise waiting
+
+    def quiet(self) -> None:
+        """Wait until the job that was under way when the deployment was stopped has ended."""
+        job = self.record.job
+        if job is None:
+            return
+        silent = self.world.now() - max(job.at, job.probe_at)
+        if self._first_return(job) is None and not self._lost(job, silent):
+            raise Waiting(f"{job.minion} is still at work: {job.function}", PROBE_S)
+        self.save(job=None)
+
+    def _lost(self, job: Job, silent: float) -> bool:
+        """Say whether a job is not running though nothing came back; else ask, if it is time."""
+        asked = self.world.returned(job.probe, job.minion) if job.probe else None
+        if asked is not None and asked.value:
+            self.save(job=dataclasses.replace(job, probe=""))
+        elif asked is not None:
+            return self._first_return(job) is None
         elif silent >= (EAGER_S if self.rung else PROBE_S):
             self._probe(job)
-        raise waiting
+        return False
 
     def _first_return(self, job: Job) -> Returned | None:
         jids = (job.jid, *job.earlier)

@@ -92,11 +92,25 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         told["waits_for"] = this.reason or "nothing: its next step is due"
         told["at_deadline"] = f"fails at {when(this.deadline)}"
         told["you_can"] = [f"watch it: salt-run deploy.history {this.store}"]
+        if this.state in lifecycle.PASSED:
+            told["you_can"] += [
+                f"salt-run deploy.{verb} {this.store}" for verb in ("hold", "cancel")
+            ]
     elif this.state == lifecycle.FAILED.name:
         told["failed_in"] = f"{this.failed_in}: {lifecycle.STATES[this.failed_in].happens}"
         told["reason"] = this.reason
         told["undo"] = lifecycle.STATES[this.failed_in].undo
-        told["you_can"] = [this.next_action, f"deploy again: salt-run deploy.store {this.store}"]
+        told["you_can"] = [
+            this.next_action,
+            f"go on where it failed: salt-run deploy.retry {this.store}",
+            f"remove what was made: salt-run deploy.cancel {this.store}",
+            f"begin anew: salt-run deploy.store {this.store}",
+        ]
+    elif this.state == lifecycle.HELD.name:
+        told["held_in"] = this.resumes
+        told["you_can"] = [f"salt-run deploy.{verb} {this.store}" for verb in ("release", "cancel")]
+    elif this.state == lifecycle.CANCELLED.name:
+        told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}"]
     else:
         told["you_can"] = [f"replace it: salt-run deploy.store {this.store} redeploy=True"]
     return told

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib import flow, judge, lifecycle, report, views
-from storelib.errors import Refused, StoreDeployError
+from storelib.errors import Conflict, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
 from storelib.master import settings
 from storelib.master.salt_world import SaltWorld
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.25
 """How often a watched record is read."""
+
+CHANGES = 20
+"""How often an operator's change is tried while the pump changes the same record."""
 
 FACTS_S = 20.0
 """How long ``plan`` waits for the hypervisor's facts."""
@@ -125,6 +128,15 @@ def watch(
             if not record.active or (until is not None and time.monotonic() >= until):
                 return record
             time.sleep(WATCH_S)
+
+
+def change(opts: dict, store: str, verb: Callable[[Ledger, float, Record], Record]) -> Record:
+    """Change a deployment as an operator asks for it, however busy the pump is with it."""
+    with ledger(opts) as books:
+        for _ in range(CHANGES):
+            with contextlib.suppress(Conflict):
+                return verb(books, time.time(), found(books, store))
+    raise Refused(f"store {store} changes too fast", "try again")
 
 
 def notify(

@@ -823,6 +823,21 @@ def test_the_seed_is_taken_away_for_good(done, connection, place):
     assert connection.lookupByName("store-0815").ID() == run
 
 
+def test_a_drive_that_closes_its_tray_again_is_asked_again(done, place, monkeypatch):
+    """Stands in for a guest that resets the drive in the wrong moment, which a busy one does."""
+    done("stage", "define", "start")
+    update, refusals = libvirt.virDomain.updateDeviceFlags, [libvirt.libvirtError("tray")]
+
+    def once_refused(*arguments):
+        if refusals:
+            raise refusals.pop()
+        return update(*arguments)
+
+    monkeypatch.setattr(libvirt.virDomain, "updateDeviceFlags", once_refused)
+    assert not done("finish")["inserted"]
+    assert not refusals
+
+
 def test_the_console_shows_its_last_lines(done, place):
     done("stage", "define")
     assert done("console")["lines"] == []

@@ -228,7 +228,7 @@ class Lab:
         self._wait(
             f"{minion_id} answers",
             lambda: self.run(*ping).stdout.strip() == pong,
-            90,
+            180,
             f"machine{home.rstrip('/')}/var/log/salt/minion",
         )
 

@@ -31,6 +31,9 @@ RUNNING = frozenset({"running", "blocked"})
 SHUTDOWN_S = 60
 """Seconds that a guest has for its shutdown before it is switched off."""
 
+EJECT_S = 10
+"""Seconds for which a drive that does not let go of its medium is asked again."""
+
 
 @contextlib.contextmanager
 def connected(uri: str | None) -> Iterator[Any]:
@@ -276,11 +279,23 @@ def detach(domain: Any, seed: Path) -> None:
         for name in ("source", "backingStore"):
             for element in disk.findall(name):
                 disk.remove(element)
-        # By force: the guest may have locked the drive's tray.
-        domain.updateDeviceFlags(
-            ElementTree.tostring(disk, encoding="unicode"),
-            libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE,
-        )
+        _eject(domain, ElementTree.tostring(disk, encoding="unicode"))
+
+
+def _eject(domain: Any, empty: str) -> None:
+    libvirt = importlib.import_module("libvirt")
+    # By force: the guest may have locked the drive's tray.
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+
+    def ejected() -> bool:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.updateDeviceFlags(empty, flags)
+            return True
+        return False
+
+    # A guest that is just resetting the drive closes the tray again.
+    if not awaited(ejected, EJECT_S):
+        domain.updateDeviceFlags(empty, flags)
 
 
 def _drives(described: ElementTree.Element, seed: Path) -> list[ElementTree.Element]:

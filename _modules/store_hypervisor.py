@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     __context__: dict[str, Any]
     __opts__: dict[str, Any]
+    __pillar__: dict[str, Any]
     __salt__: dict[str, Any]
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def _reporting(step):
     """Turn what a step returns or raises into its report."""
 
     @functools.wraps(step)
-    def reported(spec, generation, **arguments):
+    def reported(spec, generation, nonce="", **arguments):
         fault, facts = None, {}
         try:
             facts = step(spec, generation, **arguments)
@@ -74,11 +75,13 @@ def _reporting(step):
         __context__["retcode"] = 1 if fault else 0
         if fault:
             log.error("%s: %s: %s", spec["store"], step.__name__, fault)
-        return report.made(
+        told = report.made(
             *(spec, generation, step.__name__, facts),
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
+        # nonce: what the runner sends to have the report sealed for its question.
+        return report.sealed(told, nonce, __pillar__.get("store_deploy", {}).get("secret", ""))
 
     return reported
 

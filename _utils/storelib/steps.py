@@ -28,8 +28,11 @@ Evidence = dict[str, Any]
 def awaiting_hypervisor(turn: Turn) -> Evidence:
     """Over when the hypervisor answers and its facts suffice."""
     name = turn.record.hypervisor
-    if ACCEPTED not in turn.world.keys(name):
+    key = turn.world.keys(name).get(ACCEPTED)
+    if key is None:
         raise Waiting(f"{name} has no accepted key on this master yet", 30)
+    # From now on only who has this key is believed to be the hypervisor.
+    turn.once("hypervisor_key", lambda: key)
     wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
     if wanted["store"] != turn.record.store:
         raise Fault(

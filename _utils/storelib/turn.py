@@ -11,6 +11,7 @@ found out stays in the record's evidence.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,8 @@ EAGER_S = 3.0
 
 NO_FUNCTION = "is not available"
 """Salt's words for a module that the minion has not got yet."""
+
+log = logging.getLogger(__name__)
 
 
 class Waiting(Exception):
@@ -101,33 +104,50 @@ class Turn:
         if job is None or (job.minion, job.function) != (minion, function):
             job = self._publish(minion, function, arguments)
         returned = self._answer(job, quick, arguments)
-        step = function.partition(".")[2]
         try:
-            if isinstance(returned.value, str) and NO_FUNCTION in returned.value:
-                raise report.NotAReport(f"{minion}: {returned.value}")
-            answer = report.opened(returned.value, self.record.store, self.record.generation, step)
-            if answer.version != __version__:
-                raise report.NotAReport(
-                    f"{minion} has version {answer.version} of store-deploy, not {__version__}"
-                )
+            answer = self._believed(job, returned.value)
         except report.NotAReport as err:
-            if self.record.state == "booting":
-                # Its first startup state brings them; a second run of that would only slow it down.
-                self.save(job=None)
-                raise Waiting(f"{minion} gets its modules from its first state", SYNC_S) from err
-            synced = [minion, self.record.state]
-            if self.record.evidence.get("synced") == synced:
-                raise Fault(
-                    str(err),
-                    f"check file_roots and module_dirs (deploy.doctor), then salt {minion} "
-                    "saltutil.sync_all and look at what it says",
-                ) from err
-            self.save(evidence={**self.record.evidence, "synced": synced})
-            self._publish(minion, "saltutil.sync_all", {})
-            raise Waiting(f"{minion} gets its modules", SYNC_S) from err
+            raise self._refused(minion, str(err)) from err
+        if answer.version != __version__:
+            raise Fault(
+                f"{minion} has version {answer.version} of store-deploy, not {__version__}",
+                f"salt {minion} saltutil.sync_all, then salt-run deploy.retry {self.record.store}",
+            )
         # The answer is used up: what asks again, asks anew.
         self.record = dataclasses.replace(self.record, job=None)
         return answer
+
+    def _believed(self, job: Job, value: Any) -> report.Report:
+        """Return the report, if it is one and sealed by the minion with the key that we know."""
+        record, step = self.record, job.function.partition(".")[2]
+        whose = "public_key" if job.minion == record.minion_id else "hypervisor_key"
+        shared = self.world.secret(job.minion, record.evidence[whose])
+        answer = report.opened(value, record.store, record.generation, step)
+        if not report.believed(value, (job.jid, *job.earlier), shared):
+            raise report.NotAReport(f"{job.minion} sent a report on {step} without its seal")
+        return answer
+
+    def _refused(self, minion: str, why: str) -> Waiting:
+        """
+        Put aside what may be forged: it neither moves the deployment nor fails it.
+
+        A minion that is new to us lacks modules or secret, which ``sync_all`` brings.
+        """
+        record = self.record
+        if record.state == "booting":
+            # Its first startup state brings them; a second run of that would only slow it down.
+            self.save(job=None)
+            return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
+        synced = [minion, record.state]
+        if record.evidence.get("synced") != synced:
+            self.save(evidence={**record.evidence, "synced": synced})
+            self._publish(minion, "saltutil.sync_all", {})
+            return Waiting(f"{minion} gets its modules and its secret", SYNC_S)
+        log.warning("%s: refused: %s", record.store, why)
+        refused = record.evidence.get("refused", {"count": 0})
+        refused = {"count": refused["count"] + 1, "last": why, "at": self.world.now()}
+        self.save(job=None, evidence={**record.evidence, "refused": refused})
+        return Waiting(f"refused: {why}", SYNC_S)
 
     def _publish(self, minion: str, function: str, arguments: dict[str, Any]) -> Job:
         old = self.record.job
@@ -135,7 +155,9 @@ class Turn:
         earlier = (*old.earlier, old.jid)[-EARLIER:] if old and again else ()
         job = Job(self.world.new_jid(), minion, function, self.world.now(), earlier)
         self.save(job=job)
-        self.world.publish(job.jid, minion, function, arguments)
+        # The JID is new with each question: it is the nonce, too.
+        nonce = {"nonce": job.jid} if arguments else {}
+        self.world.publish(job.jid, minion, function, {**arguments, **nonce})
         return job
 
     def _answer(self, job: Job, quick: bool, arguments: dict[str, Any] | None = None) -> Returned:

@@ -80,7 +80,6 @@ def _reporting(step):
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
-        # nonce: what the runner sends to have the report sealed for its question.
         return report.sealed(told, nonce, __pillar__.get("store_deploy", {}).get("secret", ""))
 
     return reported
@@ -134,7 +133,7 @@ def _seed_facts(place):
 
 
 @_reporting
-def facts(spec, generation):
+def facts(spec, generation, nonce=""):
     """
     Read what the hypervisor has and lacks for this store. Changes nothing.
 
@@ -146,6 +145,9 @@ def facts(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -217,7 +219,7 @@ def facts(spec, generation):
 
 
 @_reporting
-def stage(spec, generation):
+def stage(spec, generation, nonce=""):
     """
     Bring the image into the hypervisor's cache and check its SHA-256.
 
@@ -229,6 +231,9 @@ def stage(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -244,7 +249,7 @@ def stage(spec, generation):
 
 
 @_reporting
-def clear(spec, generation, public_key=None):
+def clear(spec, generation, public_key=None, nonce=""):
     """
     Set the store's old server aside: its disk, definition, NVRAM and public key together.
 
@@ -257,6 +262,9 @@ def clear(spec, generation, public_key=None):
 
     generation
         Number of the deployment that makes room for itself.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     public_key
         The old guest's public key (PEM), used if its definition does not hold it.
@@ -316,7 +324,7 @@ def _set_aside(connection, spec, place, known, generation, public_key):
 
 
 @_reporting
-def define(spec, generation, master_public_key):
+def define(spec, generation, master_public_key, nonce=""):
     """
     Define the store's new server: disk from the staged image, data disks, key pair, seed, domain.
 
@@ -328,6 +336,9 @@ def define(spec, generation, master_public_key):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     master_public_key
         Public key (PEM) of the only master that the guest may trust.
@@ -411,7 +422,7 @@ def _defined(connection, spec, place):
 
 
 @_reporting
-def start(spec, generation):
+def start(spec, generation, nonce=""):
     """
     Start the store's server and see that it keeps running.
 
@@ -423,6 +434,9 @@ def start(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -471,7 +485,7 @@ def _attempt(connection, name, steady_s, found):
 
 
 @_reporting
-def finish(spec, generation):
+def finish(spec, generation, nonce=""):
     """
     Take the seed away from the store's server, for good, and switch its autostart on.
 
@@ -483,6 +497,9 @@ def finish(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -509,7 +526,7 @@ def finish(spec, generation):
 
 
 @_reporting
-def discard(spec, generation):
+def discard(spec, generation, nonce=""):
     """
     Remove the server that this deployment made: domain, system disk, NVRAM and seed.
 
@@ -520,6 +537,9 @@ def discard(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -549,7 +569,7 @@ def discard(spec, generation):
 
 
 @_reporting
-def console(spec, generation, lines=50):
+def console(spec, generation, lines=50, nonce=""):
     """
     Return the last lines that the store's server wrote to its serial console.
 
@@ -558,6 +578,9 @@ def console(spec, generation, lines=50):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     lines
         How many lines.

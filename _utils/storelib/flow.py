@@ -169,7 +169,7 @@ def retry(ledger: Ledger, now: float, record: Record) -> Record:
             f"see: salt-run deploy.explain {record.store}",
         )
     resumes = lifecycle.RESUMES[record.failed_in]
-    forgotten = ("probe_tries", "probes", "failure", "synced", "console")
+    forgotten = ("probe_tries", "probes", "failure", "mended", "console")
     evidence = {key: value for key, value in record.evidence.items() if key not in forgotten}
     deadline = now + lifecycle.limit_s("queued", record.spec["timeouts"])
     return ledger.save(

@@ -21,6 +21,10 @@ class NotAReport(ValueError):
     """The job returned something else: an error text of Salt's, or another module's data."""
 
 
+class Unsealed(NotAReport):
+    """It looks like a report, and anybody may have sent it."""
+
+
 @dataclass(frozen=True)
 class Report:
     """A report that the master has read and believes."""
@@ -46,6 +50,8 @@ TYPES = {
     "hint": str,
     "facts": dict,
     "version": str,
+    "nonce": str,
+    "seal": str,
 }
 """Exactly these, as a job's return is any minion's word."""
 

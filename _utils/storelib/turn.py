@@ -35,6 +35,12 @@ EARLIER = 5
 EAGER_S = 3.0
 """The same, when a bell says that the minion is there."""
 
+MENDS: dict[str, dict[str, Any]] = {
+    "saltutil.sync_all": {},
+    "saltutil.refresh_pillar": {"wait": True},
+}
+"""What brings a minion the modules, and the secret that its pillar holds."""
+
 NO_FUNCTION = "is not available"
 """Salt's words for a module that the minion has not got yet."""
 
@@ -98,7 +104,7 @@ class Turn:
     def _report(self, minion: str, function: str, quick: bool, **arguments: Any) -> report.Report:
         arguments["generation"] = self.record.generation
         job = self.record.job
-        if job and (job.minion, job.function) == (minion, "saltutil.sync_all"):
+        if job and job.minion == minion and job.function in MENDS:
             self._answer(job, quick=True)
             job = None
         if job is None or (job.minion, job.function) != (minion, function):
@@ -106,8 +112,10 @@ class Turn:
         returned = self._answer(job, quick, arguments)
         try:
             answer = self._believed(job, returned.value)
+        except report.Unsealed as err:
+            raise self._refused(minion, str(err), "saltutil.refresh_pillar") from err
         except report.NotAReport as err:
-            raise self._refused(minion, str(err)) from err
+            raise self._refused(minion, str(err), "saltutil.sync_all") from err
         if answer.version != __version__:
             raise Fault(
                 f"{minion} has version {answer.version} of store-deploy, not {__version__}",
@@ -124,25 +132,22 @@ class Turn:
         shared = self.world.secret(job.minion, record.evidence[whose])
         answer = report.opened(value, record.store, record.generation, step)
         if not report.believed(value, (job.jid, *job.earlier), shared):
-            raise report.NotAReport(f"{job.minion} sent a report on {step} without its seal")
+            raise report.Unsealed(f"{job.minion} sent a report on {step} without its seal")
         return answer
 
-    def _refused(self, minion: str, why: str) -> Waiting:
-        """
-        Put aside what may be forged: it neither moves the deployment nor fails it.
-
-        A minion that is new to us lacks modules or secret, which ``sync_all`` brings.
-        """
+    def _refused(self, minion: str, why: str, mend: str) -> Waiting:
+        """Put aside what may be forged: it neither moves the deployment nor fails it."""
         record = self.record
         if record.state == "booting":
             # Its first startup state brings them; a second run of that would only slow it down.
             self.save(job=None)
             return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
-        synced = [minion, record.state]
-        if record.evidence.get("synced") != synced:
-            self.save(evidence={**record.evidence, "synced": synced})
-            self._publish(minion, "saltutil.sync_all", {})
-            return Waiting(f"{minion} gets its modules and its secret", SYNC_S)
+        mended = record.evidence.get("mended", [])
+        this = [record.state, minion, mend]
+        if this not in mended:
+            self.save(evidence={**record.evidence, "mended": [*mended, this]})
+            self._publish(minion, mend, MENDS[mend])
+            return Waiting(f"{minion} is new to us: {mend}", SYNC_S)
         log.warning("%s: refused: %s", record.store, why)
         refused = record.evidence.get("refused", {"count": 0})
         refused = {"count": refused["count"] + 1, "last": why, "at": self.world.now()}
@@ -156,7 +161,7 @@ class Turn:
         job = Job(self.world.new_jid(), minion, function, self.world.now(), earlier)
         self.save(job=job)
         # The JID is new with each question: it is the nonce, too.
-        nonce = {"nonce": job.jid} if arguments else {}
+        nonce = {} if function in MENDS else {"nonce": job.jid}
         self.world.publish(job.jid, minion, function, {**arguments, **nonce})
         return job
 

@@ -12,7 +12,7 @@ from typing import Any
 from storelib import lifecycle
 from storelib.ledger import Change, Record
 
-HIDDEN = ("public_key", "old_public_key", "hypervisor_key", "synced", "probe_tries")
+HIDDEN = ("public_key", "old_public_key", "hypervisor_key", "mended", "probe_tries")
 """Evidence that is for the machine only."""
 
 

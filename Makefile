@@ -13,8 +13,8 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test quick lint types unit functional integration e2e bench image lab-up lab-down \
-	clean packages
+.PHONY: help demo test quick lint types unit functional integration e2e bench image diagram lab-up \
+	lab-down clean packages
 
 help:  ## list the targets
 	@echo 'Targets (SALT=3008 or 3006 chooses the Salt line, now $(SALT)):'
@@ -55,6 +55,9 @@ bench: packages  ## speed against the same work by hand; results as JSON
 
 image: packages  ## build the Debian image of the Salt line, or find it unchanged
 	@tests/lab/lab image
+
+diagram:  ## write the lifecycle's diagram and table of states into the README
+	@tests/diagram.py README.md
 
 lab-up: packages  ## start a master, a hypervisor and libvirt to play with: tests/lab/lab
 	@tests/lab/lab up

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-# One hypervisor for each store. On Uyuni the formula's form takes this file's place.
+# One hypervisor for each store.
 base:
   hv-0815:
     - stores.defaults

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from storelib import lifecycle
-from storelib.errors import Conflict, Refused, StoreDeployError
+from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec
-from storelib.steps import STEPS
+from storelib.steps import STEPS, check_minion_id
 from storelib.turn import Turn, Waiting
 from storelib.world import World
 
@@ -75,12 +75,7 @@ def begin(
             f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
         )
     plain = spec.as_dict()
-    for other in ledger.of_minion(spec.minion_id):
-        if other.store != spec.store:
-            raise Refused(
-                f"minion ID {spec.minion_id} belongs to store {other.store} or its hypervisor",
-                "give each store server a minion ID of its own",
-            )
+    check_minion_id(ledger, spec.store, spec.minion_id)
     state = lifecycle.FIRST
     record = Record(
         store=spec.store,
@@ -236,7 +231,8 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         return _enter(turn, following, "", max_active=max_active, found=evidence), True
     except Waiting as err:
         wait = err
-    except Conflict:
+    except LedgerError:
+        # Nothing is wrong with the deployment, and its failure could not be written either.
         raise
     except StoreDeployError as err:
         return _fail(turn, err.reason, err.hint), True
@@ -317,7 +313,10 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
-    turn.world.disarm(record.minion_id)
+    try:
+        turn.world.disarm(record.minion_id)
+    except StoreDeployError as err:
+        reason = f"{reason}; {err.reason}"
     return _enter(
         turn,
         lifecycle.FAILED.name,
@@ -330,10 +329,14 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
 def announce(world: World, ledger: Ledger, store: str) -> None:
     """Fire the events of changes that were not told yet: at least once each, in order."""
     changes = ledger.unannounced(store)
-    for change in changes:
-        world.announce(f"store/{store}/deploy/{change.state}", event(change))
-    if changes:
-        ledger.announced(changes)
+    try:
+        for change in changes:
+            world.announce(f"store/{store}/deploy/{change.state}", event(change))
+    except Exception as err:
+        log.warning("%s: not told, tried again later: %s", store, err)
+    else:
+        if changes:
+            ledger.announced(changes)
 
 
 def event(change: Change) -> dict[str, Any]:

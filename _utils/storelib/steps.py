@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from storelib import judge, lifecycle, spec
-from storelib.errors import Fault
+from storelib.errors import Fault, Refused
+from storelib.ledger import Ledger
 from storelib.turn import Turn, Waiting
 from storelib.world import ACCEPTED
 
@@ -40,6 +41,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
             f"correct the pillar, or name the store's hypervisor: deploy.store "
             f"{turn.record.store} hypervisor=MINION",
         )
+    check_minion_id(turn.ledger, wanted["store"], wanted["minion_id"])
     if wanted != turn.spec:
         turn.save(spec=wanted, minion_id=wanted["minion_id"], job=None)
     facts = turn.on_hypervisor("facts", quick=True).facts
@@ -59,9 +61,19 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     }
 
 
+def check_minion_id(ledger: Ledger, store: str, minion_id: str) -> None:
+    """Raise ``Refused`` if the minion ID is that of another store's server or hypervisor."""
+    for other in ledger.of_minion(minion_id):
+        if other.store != store:
+            raise Refused(
+                f"minion ID {minion_id} belongs to store {other.store} or its hypervisor",
+                "give each store server a minion ID of its own",
+            )
+
+
 def _unknown_server(turn: Turn, facts: dict[str, Any]) -> list[str]:
     """Find a server of this store that nobody gave leave to replace."""
-    domain = facts["domain"]
+    domain = facts["domain"] or {}
     if turn.record.redeploy or not domain.get("ours"):
         return []
     generation = domain["generation"]
@@ -154,22 +166,25 @@ def booting(turn: Turn) -> Evidence:
 def _admit(turn: Turn) -> bool:
     """Let in the guest and nobody else; return whether it is in."""
     world, minion, ours = turn.world, turn.record.minion_id, turn.record.evidence["public_key"]
-    if turn.spec["admission"] == "pinned" and ACCEPTED not in world.keys(minion):
-        world.accept_key(minion, ours)
-    accepted = world.keys(minion).get(ACCEPTED)
-    if accepted is None:
-        world.arm(minion)
-        return False
-    world.disarm(minion)
-    if not world.same_key(accepted, ours):
-        world.purge_key(minion)
-        raise Fault(
-            f"intrusion: the key that was accepted for {minion} is not the one that its hypervisor "
-            "made; it was revoked",
-            "find out who called from where (salt/auth events, master log); then deploy.store "
-            "again, with admission: pinned in the pillar",
-        )
-    return True
+    if "intrusion" not in turn.record.evidence:
+        if turn.spec["admission"] == "pinned" and ACCEPTED not in world.keys(minion):
+            world.accept_key(minion, ours)
+        accepted = world.keys(minion).get(ACCEPTED)
+        if accepted is None:
+            world.arm(minion)
+            return False
+        world.disarm(minion)
+        if world.same_key(accepted, ours):
+            return True
+        # On record first: after a crash the revoked key would tell nothing.
+        turn.once("intrusion", lambda: True)
+    world.purge_key(minion)
+    raise Fault(
+        f"intrusion: the key that was accepted for {minion} is not the one that its hypervisor "
+        "made; it was revoked",
+        "find out who called from where (salt/auth events, master log); then deploy.store "
+        "again, with admission: pinned in the pillar",
+    )
 
 
 def rebooting(turn: Turn) -> Evidence:
@@ -220,7 +235,8 @@ def finishing(turn: Turn) -> Evidence:
             f"bootstrap data is still in {turn.record.minion_id}: {', '.join(left)}",
             "remove it there by hand",
         )
-    return {"finished": turn.on_hypervisor("finish").facts}
+    facts = turn.on_hypervisor("finish").facts
+    return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}
 
 
 def cancelling(turn: Turn) -> Evidence:

@@ -1,0 +1,398 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A stub of Salt's master as ``storelib.world.World`` has it, with one hypervisor and one guest.
+
+It answers with reports as the modules make them, has a clock of its own that jumps to whatever
+comes next, and can be killed at any point. That Salt really behaves so is for tests/integration
+to show: there the master and its minions are real.
+"""
+
+import heapq
+import itertools
+from collections import Counter, defaultdict
+
+from storelib import flow, report
+from storelib.ledger import Ledger
+from storelib.spec import from_pillar
+from storelib.world import ACCEPTED, Returned
+
+HYPERVISOR = "hv-0815"
+GUEST = "store-0815"
+GIB = 1024**3
+PILLAR = {
+    "store": "0815",
+    "image": {"source": "salt://images/store-server.qcow2", "sha256": "5e" * 32},
+    "master": "salt.example.com",
+    "verify": [{"tcp": 22}],
+}
+BEGAN = 1_000_000.0
+BOOTS_IN_S = 40
+CALLS_EVERY_S = 10
+ASKING = ("facts", "boots", "reboot", "sync_all", "find_job")
+"""Functions that may be sent again while they run: they only ask, or order at most once."""
+
+
+def hypervisor_facts():
+    """Return facts of a hypervisor that suffices, as ``store_hypervisor.facts`` shapes them."""
+    return {
+        "machine_id": "3d1219c7c4c5404aaa1f6d2a48adfda4",
+        "boot_id": "hv-boot-1",
+        "cpus": 4,
+        "marker": {"boot_id": "hv-boot-1", "finished_at": "2026-11-22T14:34:14Z", "result": True},
+        "virt_module": True,
+        "tools_missing": [],
+        "libvirt": {"uri": "qemu:///system", "version": 9000000, "reachable": True, "why": ""},
+        "virt_types": ["qemu"],
+        "virt_type": "qemu",
+        "free_memory_mib": 8192,
+        "sources_missing": [],
+        "domain": {"exists": False},
+        "pool_error": "",
+        "pool": {"path": "/var/lib/libvirt/images", "exists": True, "free_mib": 100_000},
+        "disk": {"path": "/pool/store-0815.qcow2", "exists": False},
+        "seed": {"path": "/pool/store-0815-seed.iso", "exists": False},
+        "image": {"path": "/pool/.store-deploy/images/5e.qcow2", "exists": False, "sha256": None},
+    }
+
+
+def pem(name):
+    """Return something that looks like a public key."""
+    return f"-----BEGIN PUBLIC KEY-----\n{name}\n-----END PUBLIC KEY-----\n"
+
+
+class Killed(BaseException):
+    """The process ends here, as by SIGKILL: nothing of ours handles it."""
+
+
+class Books(Ledger):
+    """The real ledger, around whose writing the process can be killed."""
+
+    def __init__(self, path, master):
+        super().__init__(path)
+        self.master = master
+        # Only a power cut would show the difference, and there is none here.
+        self._db.execute("PRAGMA synchronous=OFF")
+
+    def save(self, record, change=None, max_active=None):
+        with self.master.point("save"):
+            return super().save(record, change, max_active)
+
+
+class _Point:
+    """A place before and a place after an act, at each of which the process can be killed."""
+
+    def __init__(self, master, name):
+        self.master, self.name = master, name
+
+    def _pass(self, side):
+        record = self.master.witness.get(PILLAR["store"])
+        self.master.points.append((record.state if record else "", f"{side} {self.name}"))
+        if self.master.kill_at == len(self.master.points) - 1:
+            raise Killed
+
+    def __enter__(self):
+        self._pass("before")
+
+    def __exit__(self, error, *_):
+        if error is None:
+            self._pass("after")
+
+
+class FakeMaster:
+    """See above. What a test changes is public; ``wrong`` collects what must never happen."""
+
+    def __init__(self, path):
+        self.path = path
+        self.time = BEGAN
+        self.acts = []
+        self.events = []
+        self.published = []
+        self.wrong = []
+        self.points = []
+        self.kill_at = None
+        self.known_keys = {HYPERVISOR: {ACCEPTED: pem("hypervisor")}}
+        self.entries = set()
+        self.pillars = {HYPERVISOR: PILLAR}
+        self.facts = hypervisor_facts()
+        self.booted = []
+        self.up = False
+        self.guest_key = None
+        self.calls = True
+        self.comes_back = True
+        self.away = set()
+        self.lost = Counter()
+        self.takes_s = defaultdict(lambda: 1)
+        self.instead = {}
+        self._later = []
+        self._order = itertools.count(1)
+        self._returns = {}
+        self._running = {}
+        self.books = Books(path, self)
+        self.witness = Ledger(path)
+
+    # A test's own verbs
+
+    def begin(self, redeploy=False, by="operator", hypervisor=HYPERVISOR):
+        """Begin a deployment of the store that the hypervisor's pillar describes."""
+        made = from_pillar(self.pillars[hypervisor], hypervisor)
+        return flow.begin(self.books, self.time, made, hypervisor, by, redeploy)
+
+    def run(self, until=lambda record: False, store="0815", max_active=50):
+        """Do what engine and schedule do: advance what is due or rung, until it ends."""
+        rung = False
+        for _ in range(500):
+            record = flow.advance(self, self.books, store, max_active, rung)
+            if not record.active or until(record):
+                return record
+            rung = self.wait(max(record.due, self.time + 0.25))
+        raise AssertionError(f"{record.state} never ends: {record.reason}")
+
+    def restart(self):
+        """Let another process take over from one that was killed."""
+        self.kill_at = None
+        self.books.__exit__()
+        self.books = Books(self.path, self)
+
+    def end(self):
+        """Close the ledger."""
+        self.books.__exit__()
+        self.witness.__exit__()
+
+    def wait(self, until):
+        """Let time pass until something happens; return whether a minion returned something."""
+        if not self._later or self._later[0][0] > until:
+            self.time = until
+            return False
+        self.time, _, happens = heapq.heappop(self._later)
+        before = len(self._returns)
+        happens()
+        return len(self._returns) > before
+
+    def later(self, seconds, happens):
+        """Let ``happens`` be called in so many seconds."""
+        heapq.heappush(self._later, (self.time + seconds, next(self._order), happens))
+
+    def point(self, name):
+        """Return a place at which the process can be killed."""
+        return _Point(self, name)
+
+    def functions(self, name):
+        """Return the arguments of each job of a function that was published."""
+        return [arguments for function, arguments in self.published if function == name]
+
+    # storelib.world.World
+
+    def now(self):
+        return self.time
+
+    def new_jid(self):
+        return f"jid-{next(self._order)}"
+
+    def publish(self, jid, minion, function, arguments):
+        with self.point(f"publish {function}"):
+            jobs = [record.job for record in self.witness.all() if record.job]
+            if jid not in [known for job in jobs for known in (job.jid, job.probe)]:
+                self.wrong.append(f"{function} was published before it was in the record")
+            name = function.partition(".")[2]
+            if name not in ASKING and (minion, function) in self._running.values():
+                self.wrong.append(f"{function} was published while it was running")
+            self.published.append((function, dict(arguments)))
+            self.later(0.1, lambda: self._heard(jid, minion, function, arguments))
+
+    def returned(self, jid, minion):
+        return self._returns.get((jid, minion))
+
+    def keys(self, minion):
+        return dict(self.known_keys.get(minion, {}))
+
+    def purge_key(self, minion):
+        with self.point("purge"):
+            if self.known_keys.pop(minion, None):
+                self.acts.append(f"purge {minion}")
+
+    def accept_key(self, minion, public_key):
+        with self.point("accept"):
+            self.known_keys[minion] = {ACCEPTED: public_key}
+            self.acts.append(f"accept {minion}")
+
+    def arm(self, minion):
+        with self.point("arm"):
+            if minion not in self.entries:
+                self.entries.add(minion)
+                self.acts.append(f"arm {minion}")
+
+    def disarm(self, minion):
+        with self.point("disarm"):
+            if minion in self.entries:
+                self.entries.remove(minion)
+                self.acts.append(f"disarm {minion}")
+
+    def armed(self, minion):
+        return minion in self.entries
+
+    def master_public_key(self):
+        return pem("master")
+
+    def store_server(self, hypervisor):
+        return self.pillars.get(hypervisor)
+
+    def same_key(self, one, other):
+        return "".join(one.split()) == "".join(other.split())
+
+    def announce(self, tag, data):
+        with self.point("announce"):
+            self.events.append((tag, dict(data)))
+
+    # Minions
+
+    def _heard(self, jid, minion, function, arguments):
+        if minion in self.away or (minion == GUEST and not self._connected()):
+            return
+        if function == "saltutil.find_job":
+            value = {"jid": arguments["jid"]} if arguments["jid"] in self._running else {}
+            self._returns[jid, minion] = Returned(value, 0)
+            return
+        self._running[jid] = (minion, function)
+        self.later(self.takes_s[function], lambda: self._ended(jid, minion, function, arguments))
+
+    def _ended(self, jid, minion, function, arguments):
+        del self._running[jid]
+        self.acts.append(f"run {function}")
+        value = self._value(function, arguments)
+        if function in self.instead:
+            value = self.instead[function](value)
+        if self.lost[function]:
+            self.lost[function] -= 1
+            return
+        retcode = 0 if not isinstance(value, dict) or value.get("ok", True) else 1
+        self._returns[jid, minion] = Returned(value, retcode)
+
+    def _value(self, function, arguments):
+        module, _, step = function.partition(".")
+        if module == "saltutil":
+            return {}
+        store = arguments.get("store") or arguments["spec"]["store"]
+        generation = arguments["generation"]
+        rest = {k: v for k, v in arguments.items() if k not in ("store", "generation")}
+        facts = getattr(self, f"do_{step}")(generation, **rest)
+        return report.made(store, generation, step, facts)
+
+    def do_facts(self, generation, spec):
+        return dict(self.facts)
+
+    def do_stage(self, generation, spec):
+        image = {"path": "/pool/5e.qcow2", "exists": True, "format": "qcow2", "backing": None}
+        image |= {"virtual_size": GIB, "sha256": spec["image"]["sha256"]}
+        self.facts["image"] = {k: image[k] for k in ("path", "exists", "sha256")}
+        return {"image": image}
+
+    def do_clear(self, generation, spec, public_key=None):
+        old = self.facts["domain"]
+        self.up = False
+        self.facts["domain"] = {"exists": False}
+        self.facts["disk"] = {"path": "/pool/store-0815.qcow2", "exists": False}
+        aside = {"path": "/pool/g1", "generation": old["generation"]} if old["exists"] else None
+        return {
+            **{key: self.facts[key] for key in ("domain", "disk", "seed")},
+            "set_aside": aside,
+            "set_asides": [aside] if aside else [],
+        }
+
+    def do_define(self, generation, spec, master_public_key):
+        self.guest_key = pem(f"guest of deployment {generation}")
+        self.facts["domain"] = {
+            "exists": True,
+            "state": "shut off",
+            "store": spec["store"],
+            "generation": generation,
+            "public_key": self.guest_key,
+            "ours": True,
+        }
+        self.facts["disk"] = {
+            "path": "/pool/store-0815.qcow2",
+            "exists": True,
+            "format": "qcow2",
+            "virtual_size": spec["disk_gib"] * GIB,
+            "backing": "/pool/5e.qcow2" if spec["clone"] == "cow" else None,
+        }
+        return {
+            **{key: self.facts[key] for key in ("domain", "disk", "seed")},
+            "data_disks": [],
+            "public_key": self.guest_key,
+        }
+
+    def do_start(self, generation, spec):
+        if self.facts["domain"]["state"] != "running":
+            self.facts["domain"] |= {"state": "running"}
+            self.booted = []
+            self.later(BOOTS_IN_S, self._boot)
+        return {"attempts": 1, "errors": [], "started_at": "x", "state": "running", "id": 7}
+
+    def do_finish(self, generation, spec):
+        return {
+            "domain": self.facts["domain"],
+            "seed": {"path": "/pool/store-0815-seed.iso", "exists": False},
+            "inserted": False,
+            "defined": False,
+            "autostart": True,
+        }
+
+    # The guest
+
+    def _boot(self):
+        self.up = True
+        self.booted.append(f"boot-{len(self.booted) + 1}")
+        self._call()
+
+    def _call(self):
+        """Do what a minion does until its master knows its key."""
+        if not (self.up and self.calls):
+            return
+        keys = self.known_keys.setdefault(GUEST, {})
+        if GUEST in self.entries and ACCEPTED not in keys:
+            self.known_keys[GUEST] = keys = {ACCEPTED: self.guest_key}
+        if self._connected():
+            if len(self.booted) == 1:
+                self.later(5, self._reboot)  # firstboot
+            return
+        if not keys:
+            self.known_keys[GUEST] = {"pending": self.guest_key}
+        self.later(CALLS_EVERY_S, self._call)
+
+    def _connected(self):
+        return self.up and self.known_keys.get(GUEST, {}).get(ACCEPTED) == self.guest_key
+
+    def _reboot(self):
+        self.up = False
+        if self.comes_back:
+            self.later(BOOTS_IN_S, self._boot)
+
+    def do_boots(self, generation):
+        identity = {"boot_id": self.booted[-1], "machine_id": "m", "hostname": GUEST}
+        return {"boots": list(self.booted), "handed_over": True, **identity, "minion_id": GUEST}
+
+    def do_reboot(self, generation, after):
+        current = self.booted[-1]
+        if current == after:
+            self.later(3, self._reboot)
+        return {"boots": list(self.booted), "boot_id": current, "rebooting": current == after}
+
+    def do_highstate(self, generation, test=False):
+        return {
+            "total": 3,
+            "changed": 0 if test else 3,
+            "failed": [],
+            "would_change": [],
+            "errors": [],
+            "duration_s": 2.0,
+        }
+
+    def do_settle(self, generation):
+        return {"cloud_init_off": True, "hostname": GUEST, "interfaces": {"eth0": ["x.network"]}}
+
+    def do_probe(self, generation, checks):
+        return {"results": [{"check": check, "ok": True, "detail": "x"} for check in checks]}
+
+    def do_cleanup(self, generation):
+        return {"left": []}

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A hypervisor that cannot take the store's server is told so, with all its faults at once."""
+
+import pytest
+from fake_master import hypervisor_facts
+
+from storelib import judge
+
+SPEC = {
+    "minion_id": "store-0815",
+    "virt_type": "auto",
+    "pool": "/srv/pool",
+    "memory_mib": 2048,
+    "disk_gib": 20,
+}
+OURS = {"exists": True, "ours": True, "generation": 1, "state": "shut off"}
+NO_LIBVIRT = {
+    "libvirt": {"uri": None, "version": None, "reachable": False, "why": "no socket"},
+    "virt_types": [],
+    "virt_type": None,
+    "free_memory_mib": None,
+    "sources_missing": None,
+    "domain": None,
+}
+
+
+def faults(spec=None, **facts):
+    return judge.hypervisor({**SPEC, **(spec or {})}, {**hypervisor_facts(), **facts})
+
+
+def test_a_hypervisor_that_suffices_has_no_fault():
+    assert faults() == []
+
+
+FAULTY = {
+    "libvirt down": ({}, NO_LIBVIRT, "no socket: start libvirtd"),
+    "no virt module": ({}, {"virt_module": False}, "Salt's virt module does not load: install"),
+    "no tool": (
+        {},
+        {"tools_missing": ["qemu-img", "xorrisofs or genisoimage"]},
+        "programs are missing: install qemu-img, xorrisofs or genisoimage",
+    ),
+    "no KVM": (
+        {"virt_type": "kvm"},
+        {"virt_types": ["qemu"]},
+        "virt_type kvm cannot be used there: usable is qemu",
+    ),
+    "no virtualisation at all": (
+        {"virt_type": "xen"},
+        {"virt_types": []},
+        "virt_type xen cannot be used there: usable is none",
+    ),
+    "no bridge": ({}, {"sources_missing": ["bridge br0"]}, "bridge br0 does not exist"),
+    "no folder": (
+        {},
+        {"pool": {"path": "/srv/pool", "exists": False, "free_mib": 0}},
+        "pool /srv/pool does not exist: create it or correct the pillar",
+    ),
+    "no pool": (
+        {"pool": "fast"},
+        {
+            "pool": {"path": None, "exists": False, "free_mib": 0},
+            "pool_error": "libvirt has no pool fast",
+        },
+        "libvirt has no pool fast: create it or correct the pillar",
+    ),
+    "foreign domain": (
+        {},
+        {"domain": {**OURS, "ours": False}},
+        "a domain store-0815 is there that store-deploy did not make for this store: rename",
+    ),
+    "no free disk": (
+        {},
+        {"pool": {"path": "/srv/pool", "exists": True, "free_mib": 1023}},
+        "pool /srv/pool has 1023 MiB free, 1024 MiB are needed: make room",
+    ),
+    "no free memory": (
+        {},
+        {"free_memory_mib": 2047},
+        "2047 MiB of memory are free, memory_mib asks for 2048: make room or ask for less",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "facts", "message"), FAULTY.values(), ids=FAULTY)
+def test_a_fault_is_one_sentence_that_says_what_to_do(spec, facts, message):
+    (fault,) = faults(spec, **facts)
+    assert fault.startswith(message)
+    assert fault.isprintable()
+
+
+def test_all_faults_are_told_at_once():
+    found = faults(virt_module=False, tools_missing=["qemu-img"], free_memory_mib=0)
+    assert len(found) == 3
+
+
+def test_what_exactly_suffices_is_no_fault():
+    assert faults(free_memory_mib=2048, pool={"path": "/p", "exists": True, "free_mib": 1024}) == []
+
+
+def test_the_memory_of_the_old_server_counts_as_free_while_it_runs():
+    old = {**OURS, "memory_mib": 2048}
+    assert faults(free_memory_mib=100, domain={**old, "state": "running"}) == []
+    assert faults(free_memory_mib=100, domain=old)

@@ -52,7 +52,7 @@ def _verb(function):
                 name = function.__name__.rstrip("_")
                 usage = f"salt-run deploy.{name}{inspect.signature(function)}"
                 raise Refused(f"deploy.{name}: {err}", f"usage: {usage}") from err
-            if bound.arguments.get("store") is not None:
+            if "store" in bound.arguments:
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )
@@ -63,8 +63,7 @@ def _verb(function):
             __context__["retcode"] = 1
         return answer
 
-    # Or Salt 3008 would look through to the arguments, and answer a wrong one with the docstring
-    # and exit status 0.
+    # Salt would see the signature of ``function`` and refuse an unknown argument by itself.
     del verb.__wrapped__
     return verb
 

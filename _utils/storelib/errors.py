@@ -9,8 +9,9 @@ class StoreDeployError(Exception):
     """Base of all; ``hint`` says what the operator can do."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
+        # One line for the terminal, whatever others' messages are made of.
+        self.reason = " ".join(reason.split())
+        super().__init__(self.reason)
         self.hint = hint
 
 

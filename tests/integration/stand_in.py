@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Stand-ins for the guests: where a domain runs, a real minion process runs.
+
+QEMU runs an empty disk. What a boot would prove is left to the end-to-end tests; here the seed of
+the running domain is read from the CD in its drive, and its files are given to a minion in
+namespaces of its own (``stand-in-init``), which lives as long as the domain does.
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import threading
+from xml.etree import ElementTree
+
+import libvirt
+import libvirt_qemu
+
+HERE = pathlib.Path(__file__).parent
+HOME = pathlib.Path("/srv/stand-ins")
+IMAGE = HERE.parents[1] / "kiwi" / "root"
+URI = "qemu:///system"
+
+
+class StandIns:
+    """One for each domain that runs."""
+
+    def __init__(self):
+        self.absent = set()
+        """Names of domains in which nothing boots."""
+        self.impostors = set()
+        """Names of domains whose minion makes a key pair of its own."""
+        self.processes = {}
+        self.connection = None
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=self._loop, daemon=True).start()
+
+    @staticmethod
+    def _loop():
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    def follow(self):
+        """Listen to libvirt; again after it was restarted."""
+        self.connection = libvirt.open(URI)
+        lifecycle = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+        self.connection.domainEventRegisterAny(None, lifecycle, self._changed, None)
+        libvirt_qemu.qemuMonitorEventRegister(
+            self.connection, None, "POWERDOWN", self._power_button, None
+        )
+
+    def _changed(self, _connection, domain, event, _detail, _opaque):
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED and domain.name() not in self.absent:
+            threading.Thread(target=self._power_on, args=[domain.name()]).start()
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED and domain.name() in self.processes:
+            self.processes.pop(domain.name()).kill()
+
+    def _power_button(self, _connection, domain, *_):
+        # An operating system would shut down in an orderly way.
+        threading.Timer(0.5, domain.destroy).start()
+
+    def _power_on(self, name):
+        iso = self._inserted_cd(name)
+        if iso is not None:
+            self._first_boot(name, iso)
+        hostname = (self.disk(name) / "etc/hostname").read_text().strip()
+        namespaces = ("--mount", "--pid", "--uts", "--ipc", "--mount-proc")
+        unshare = ("unshare", *namespaces, "--fork", "--kill-child")
+        self.processes[name] = subprocess.Popen(
+            [*unshare, HERE / "stand-in-init", self.disk(name), hostname]
+        )
+
+    def disk(self, name):
+        """Folder of what a guest would have on its disk."""
+        return HOME / name
+
+    def _inserted_cd(self, name):
+        domain = self.connection.lookupByName(name)
+        described = ElementTree.fromstring(domain.XMLDesc())
+        source = described.find("devices/disk[@device='cdrom']/source")
+        return None if source is None else source.get("file")
+
+    def _first_boot(self, name, iso):
+        """Do with the seed what cloud-init does; on the disk is what the image has."""
+        disk = self.disk(name)
+        if disk.exists():
+            shutil.rmtree(disk)
+        for folder in ("srv/bin", "var/cache", "var/lib/cloud/instance", "var/log", "var/tmp"):
+            (disk / folder).mkdir(parents=True)
+        (disk / "var/run").symlink_to("/run")
+        subprocess.run(["cp", "-a", "--one-file-system", "/etc", disk], check=True)
+        shutil.copy("/etc/passwd", disk / "etc/passwd")
+        shutil.copytree(IMAGE / "etc/salt", disk / "etc/salt", dirs_exist_ok=True)
+        shutil.copy(HERE / "systemd-run", disk / "srv/bin")
+        seed = disk / "var/lib/cloud/instance"
+        extract = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", seed]
+        subprocess.run(extract, check=True, capture_output=True)
+        user_data = json.loads((seed / "user-data").read_text().removeprefix("#cloud-config\n"))
+        for file in user_data["write_files"]:
+            path = disk / file["path"].lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file["content"])
+            path.chmod(int(file["permissions"], 8))
+        (disk / "etc/hostname").write_text(user_data["fqdn"])
+        if name in self.impostors:
+            for half in ("minion.pem", "minion.pub"):
+                (disk / "etc/salt/pki/minion" / half).unlink()

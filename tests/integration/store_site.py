@@ -1,0 +1,380 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The real daemons of a site, at their usual paths on a private machine, and how to use them."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import libvirt
+import salt.client
+import salt.config
+import salt.utils.event
+import stand_in
+
+from storelib import ledger
+
+HERE = pathlib.Path(__file__).parent
+LAB = HERE.parent / "lab" / "root"
+MASTER_D = pathlib.Path("/etc/salt/master.d")
+SHIPPED = pathlib.Path("/srv/store-deploy/master.d")
+PILLAR = pathlib.Path("/etc/salt/lab-pillar")
+PKI = pathlib.Path("/etc/salt/pki/master")
+STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
+AUTOSIGN = STATE_DIR / "autosign.conf"
+POOL = pathlib.Path("/var/lib/libvirt/images")
+
+OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
+"""What a test that deploys another store must not touch."""
+
+# A minion would fetch images through the proxy of the one who runs the tests.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+
+
+def until(fact, seconds, what):
+    """Wait for a fact and return it."""
+    deadline = time.monotonic() + seconds
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+    return found
+
+
+def run(*argv, seconds=60):
+    """Run a command that has to succeed, and return what it printed."""
+    done = subprocess.run(
+        argv, text=True, capture_output=True, timeout=seconds, check=False, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class Daemon:
+    """A process in the foreground, its output in a file."""
+
+    def __init__(self, *argv):
+        self.argv = argv
+        self.process = None
+
+    def start(self):
+        with open(f"/var/log/salt/{self.argv[0]}.out", "a") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=ENVIRONMENT,
+                start_new_session=True,
+            )
+
+    def kill(self):
+        """End it as a power cut would, with all its processes."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Master(Daemon):
+    """The master with the shipped configuration, or with less of it."""
+
+    def __init__(self):
+        super().__init__("salt-master")
+
+    @staticmethod
+    def configure(without=(), user="root", **more):
+        """
+        Write the configuration.
+
+        without
+            Files of the shipped master.d to leave out.
+        user
+            Whom it runs as.
+        more
+            Configuration of the site's own.
+        """
+        if MASTER_D.is_symlink():
+            MASTER_D.unlink()
+        elif MASTER_D.exists():
+            shutil.rmtree(MASTER_D)
+        if without or more:
+            MASTER_D.mkdir()
+            for path in SHIPPED.glob("*.conf"):
+                if path.name not in without:
+                    (MASTER_D / path.name).symlink_to(path)
+            (MASTER_D / "90-site.conf").write_text(json.dumps(more))
+        else:
+            MASTER_D.symlink_to(SHIPPED)
+        pathlib.Path("/etc/salt/lab.d/user.conf").write_text(f"user: {user}\n")
+
+    def start(self, user="root", **configuration):
+        """Start it with a configuration, and wait until it listens."""
+        self.configure(user=user, **configuration)
+        # salt-run of 3008 wants the proc folder, which only a busy master makes.
+        for path in ("/etc/salt/pki/master/minions", "/var/cache/salt/master/proc"):
+            pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+        owned = ("/etc/salt/pki/master", "/var/cache/salt/master", "/var/lib/salt", "/var/log/salt")
+        run("chown", "-R", f"{user}:{user}", *owned, *filter(os.path.exists, ["/run/salt"]))
+        super().start()
+        until(self._listens, 30, "the master listens")
+
+    @staticmethod
+    def _listens():
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 4506), 1):
+            return True
+
+
+class Hypervisor(Daemon):
+    """A hypervisor's minion; all of them share this machine's libvirt."""
+
+    def __init__(self, minion_id):
+        self.id = minion_id
+        self.home = pathlib.Path("/srv/minions") / minion_id
+        self.modules = self.home / "var/cache/salt/minion/extmods"
+        super().__init__("salt-minion", "-c", f"{self.home}/etc/salt")
+
+    def enrol(self):
+        """Give it a key that the master has accepted, so that nobody has to call first."""
+        pki = self.home / "etc/salt/pki/minion"
+        pki.mkdir(parents=True)
+        config = (LAB / "etc/salt/minion").read_text()
+        (self.home / "etc/salt/minion").write_text(
+            f"{config}id: {self.id}\nroot_dir: {self.home}\n"
+        )
+        pem, pub = pki / "minion.pem", pki / "minion.pub"
+        run("openssl", "genrsa", "-traditional", "-out", pem, "2048")
+        pem.chmod(0o400)
+        run("openssl", "pkey", "-in", pem, "-pubout", "-out", pub)
+        shutil.copy(pub, PKI / "minions" / self.id)
+        shutil.chown(PKI / "minions" / self.id, PKI.stat().st_uid)
+
+
+class Libvirtd(Daemon):
+    """The machine's libvirt."""
+
+    def __init__(self):
+        super().__init__("libvirtd")
+
+    def start(self):
+        super().start()
+        until(self._answers, 30, "libvirtd answers")
+
+    @staticmethod
+    def _answers():
+        with contextlib.suppress(libvirt.libvirtError):
+            libvirt.open(stand_in.URI).close()
+            return True
+
+
+@dataclasses.dataclass
+class Done:
+    """What came of a ``salt-run``."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @functools.cached_property
+    def answer(self):
+        return json.loads(self.stdout)
+
+    @property
+    def sentences(self):
+        """What is wrong and what to do, as the terminal shows it."""
+        return self.answer["error"], self.answer["hint"]
+
+
+class Site:
+    """A master, its hypervisors and the stand-ins of its stores' servers."""
+
+    def __init__(self, master, libvirtd, stand_ins, image):
+        self.master = master
+        self.libvirtd = libvirtd
+        self.stand_ins = stand_ins
+        self.image = image
+        self.hypervisors = {}
+
+    # Pillar.
+
+    def describe(self, hypervisor, store, **changes):
+        """Write the hypervisor's pillar: a small store server with ``changes``."""
+        self.write_pillar(hypervisor, store_server={**self.store_server(store), **changes})
+
+    def store_server(self, store):
+        return {
+            "store": store,
+            "image": {"source": str(self.image), "sha256": sha256(self.image)},
+            "cpus": 1,
+            "memory_mib": 128,
+            "disk_gib": 2,
+            "virt_type": "qemu",
+            "interfaces": [{"name": "eth0", "type": "user"}],
+            "master": "127.0.0.1",
+            "start": {"attempts": 3, "backoff_s": [0, 1], "steady_s": 1},
+            "verify": [{"command": "grep '^Hello' /srv/demo/hello"}],
+            "guest_pillar": {"greeting": f"Hello from store {store}"},
+        }
+
+    def write_pillar(self, minion, text=None, **pillar):
+        (PILLAR / f"{minion}.sls").write_text(text or json.dumps(pillar))
+        top = {"base": {path.stem: [path.stem] for path in PILLAR.glob("hv-*.sls")}}
+        (PILLAR / "top.sls").write_text(json.dumps(top))
+
+    # Hypervisors.
+
+    def start_hypervisors(self, *minion_ids):
+        """Start those of the hypervisors' minions that do not run yet."""
+        new = [name for name in minion_ids if name not in self.hypervisors]
+        for name in new:
+            minion = Hypervisor(name)
+            minion.enrol()
+            # That it is given its modules is seen with the first one; the others save the time.
+            for synced in list(self.hypervisors.values())[:1]:
+                shutil.copytree(synced.modules, minion.modules)
+            minion.start()
+            self.hypervisors[name] = minion
+        for name in new:
+            until(lambda name=name: self.ask(name, "test.ping"), 120, f"{name} answers")
+
+    def ask(self, minion, function, *arguments, seconds=5):
+        """Return what one minion returns, ``None`` if it does not."""
+        with contextlib.closing(_Closing("/etc/salt/master")) as client:
+            found = client.local.cmd(minion, function, arguments, timeout=seconds)
+        return found.get(minion) or None
+
+    # The runner.
+
+    def salt_run(self, verb, *arguments, seconds=120, salt_logs_a_traceback=False):
+        """Run an operator's verb to its end."""
+        done = subprocess.run(
+            ["salt-run", f"deploy.{verb}", *arguments, "--out=json"],
+            text=True,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            env=ENVIRONMENT,
+        )
+        assert salt_logs_a_traceback is ("Traceback" in done.stderr), done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def begin(self, store, *arguments):
+        """Begin a deployment and return its record without waiting."""
+        done = self.salt_run("store", store, "wait=False", *arguments)
+        assert done.status == 0, done.stdout
+        return done.answer
+
+    def record(self, store):
+        """Read the ledger, which costs less than a ``salt-run``."""
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
+            return books.get(store)
+
+    def history(self, store):
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
+            return books.history(store)
+
+    def entered(self, store, state, seconds=60):
+        """Wait until the deployment has entered a state; return the record."""
+
+        def reached():
+            record = self.record(store)
+            last = record.generation if record else 0
+            return any(c.state == state and c.generation == last for c in self.history(store))
+
+        until(reached, seconds, f"store {store} is {state}")
+        return self.record(store)
+
+    def ended(self, store, seconds=120):
+        """Wait for the deployment's end and return the record."""
+
+        def over():
+            record = self.record(store)
+            return record if record and not record.active else None
+
+        return until(over, seconds, f"the deployment of store {store} ends")
+
+    def deployed(self, store, seconds=120):
+        record = self.ended(store, seconds)
+        assert record.state == "deployed", f"{record.failed_in}: {record.reason}"
+        return record
+
+    # From outside.
+
+    def define(self, domain):
+        """Define a domain by hand."""
+        xml = "<domain type='qemu'><name>{}</name><memory>1024</memory><os><type>hvm</type></os>"
+        with contextlib.closing(libvirt.open(stand_in.URI)) as connection:
+            connection.defineXML(xml.format(domain) + "</domain>")
+
+    def refuse_starts(self, domain, count):
+        """Have libvirt refuse that many starts of a domain."""
+        pathlib.Path("/etc/libvirt/hooks/refusals", domain).write_text(str(count))
+
+    def reaches_its_highstate(self, hypervisor):
+        """Do what the end of a hypervisor's highstate does."""
+        assert self.ask(hypervisor, "saltutil.sync_all", seconds=30)
+        assert self.ask(hypervisor, "state.apply", "store_hypervisor.ready", seconds=30)
+
+    def bells(self):
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
+            return books.rung()
+
+    def others(self):
+        """What no deployment of another store may change."""
+        domains = set(run("virsh", "list", "--all", "--name").split()) & set(OTHERS)
+        record = self.record("0815")
+        return {
+            "autosign": self.armed("site-minion"),
+            "domains": {name: run("virsh", "dumpxml", "--inactive", name) for name in domains},
+            "keys": {name: self.keys(name) for name in OTHERS},
+            "record": record and record.revision,
+        }
+
+    def armed(self, minion):
+        return re.escape(minion) in (AUTOSIGN.read_text().split() if AUTOSIGN.exists() else [])
+
+    def keys(self, minion):
+        """Return the public keys that the master has of a minion, by state."""
+        paths = {path.name: path / minion for path in PKI.glob("minions*")}
+        return {state: path.read_text().strip() for state, path in paths.items() if path.is_file()}
+
+    @contextlib.contextmanager
+    def events(self, prefix):
+        """Collect the events of the master's bus whose tag begins with ``prefix``."""
+        heard, ended = [], threading.Event()
+        opts = salt.config.master_config("/etc/salt/master")
+        with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True) as bus:
+
+            def listen():
+                while not ended.is_set():
+                    event = bus.get_event(wait=0.2, tag=prefix, full=True)
+                    if event:
+                        heard.append((event["tag"], event["data"]))
+
+            listener = threading.Thread(target=listen)
+            listener.start()
+            try:
+                yield heard
+            finally:
+                ended.set()
+                listener.join()
+
+
+class _Closing:
+    def __init__(self, config):
+        self.local = salt.client.LocalClient(config)
+
+    def close(self):
+        self.local.destroy()
+
+
+def sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A store from nothing to verified, and once more; seen from outside."""
+
+import json
+import re
+
+import pytest
+import store_site
+
+from storelib import lifecycle
+
+PATH = [*lifecycle.FOLLOWS, "deployed"]
+
+
+@pytest.fixture(scope="module")
+def first(site):
+    """Store 0815's first deployment, as an operator watches it."""
+    site.describe("hv-0815", "0815", data_disks=[{"name": "data", "size_gib": 1}])
+    site.start_hypervisors("hv-0815")
+    with site.events("store/0815/deploy/") as heard:
+        done = site.salt_run("store", "0815")
+    done.heard = heard
+    return done
+
+
+def guest(site, *path):
+    """A path on the disk of the stand-in of store 0815."""
+    return site.stand_ins.disk("store-0815").joinpath(*path)
+
+
+def own_key(site):
+    """The public half of the key pair that the guest has from its seed."""
+    return guest(site, "etc/salt/pki/minion/minion.pub").read_text().strip()
+
+
+def test_one_command_deploys_a_store(first):
+    assert (first.status, first.answer["state"]) == (0, "deployed"), first.stdout
+    assert first.answer["generation"] == 1
+    assert len(first.answer["evidence"]["boot_ids"]) == 3
+
+
+def test_each_state_is_shown_as_it_is_entered(first):
+    shown = re.findall(r"^ *[\d.]+ s  (\w+)  ", first.stderr, re.MULTILINE)
+    assert shown == PATH
+
+
+def test_each_change_is_told_once_and_in_order(first):
+    assert [tag.rpartition("/")[2] for tag, _ in first.heard] == PATH
+    for (_, data), previous in zip(first.heard, ["", *PATH], strict=False):
+        assert (data["store"], data["generation"]) == ("0815", 1)
+        assert (data["state"], data["previous"]) == (PATH[PATH.index(data["state"])], previous)
+        assert {"reason", "at"} < set(data)
+
+
+def test_the_guest_is_in_with_the_key_of_its_seed_and_the_door_is_shut(first, site):
+    assert site.keys("store-0815") == {"minions": own_key(site)}
+    assert not site.armed("store-0815")
+
+
+def test_the_domain_runs_without_its_seed_and_starts_with_its_hypervisor(first):
+    assert store_site.run("virsh", "domstate", "store-0815").strip() == "running"
+    for which in ([], ["--inactive"]):
+        assert "seed" not in store_site.run("virsh", "dumpxml", "store-0815", *which)
+    assert re.search(r"Autostart: *enable", store_site.run("virsh", "dominfo", "store-0815"))
+    assert not list(store_site.POOL.rglob("*seed*"))
+
+
+def test_no_bootstrap_data_is_left_in_the_guest(first, site):
+    assert guest(site, "etc/salt/minion_id").read_text() == "store-0815"
+    assert not guest(site, "etc/store-deploy").exists()
+    assert not guest(site, "var/lib/store-deploy").exists()
+    assert not list(guest(site, "etc/salt/minion.d").glob("90-*"))
+    assert not list(guest(site, "var/lib/cloud").iterdir())
+
+
+def test_the_guest_has_its_stores_data_and_nobody_else_has(first, site):
+    assert guest(site, "srv/demo/hello").read_text() == "Hello from store 0815\n"
+    assert "greeting" in site.ask("store-0815", "pillar.ls")
+    assert "greeting" not in site.ask("hv-0815", "pillar.ls")
+    assert "store_server" not in site.ask("store-0815", "pillar.ls")
+
+
+def test_the_data_is_always_the_current_one(first, site):
+    pillar = store_site.PILLAR / "hv-0815.sls"
+    before = pillar.read_text()
+    pillar.write_text(before.replace("Hello from", "Hello again from"))
+    shown = json.loads(store_site.run("salt-run", "pillar.show_pillar", "store-0815", "--out=json"))
+    pillar.write_text(before)
+    assert shown["greeting"] == "Hello again from store 0815"
+
+
+def test_another_key_under_its_name_gets_no_data(first, site):
+    accepted = store_site.PKI / "minions" / "store-0815"
+    ours = accepted.read_text()
+    accepted.write_text((store_site.PKI / "minions" / "hv-0815").read_text())
+    shown = json.loads(store_site.run("salt-run", "pillar.show_pillar", "store-0815", "--out=json"))
+    accepted.write_text(ours)
+    assert "greeting" not in shown
+
+
+@pytest.mark.parametrize("verb", ["status", "history", "explain", "plan"])
+def test_a_verb_prints_json(first, site, verb):
+    done = site.salt_run(verb, "0815")
+    assert done.status == 0, done.stdout
+    assert done.answer
+
+
+@pytest.mark.parametrize("verb", ["list", "doctor", "reconcile"])
+def test_a_verb_without_a_store_prints_json(first, site, verb):
+    done = site.salt_run(verb)
+    assert done.status == 0, done.stdout
+    assert done.answer is not None
+
+
+def test_a_deployed_store_is_refused_and_untouched(first, site):
+    before = store_site.run("virsh", "dumpxml", "store-0815"), site.keys("store-0815")
+    revision = site.record("0815").revision
+    done = site.salt_run("store", "0815")
+    assert done.status == 1
+    assert done.sentences == (
+        "store 0815 is deployed",
+        "to replace its server: salt-run deploy.store 0815 redeploy=True",
+    )
+    assert before == (store_site.run("virsh", "dumpxml", "store-0815"), site.keys("store-0815"))
+    assert site.record("0815").revision == revision
+
+
+@pytest.fixture(scope="module")
+def second(first, site):
+    """The store's second deployment."""
+    data = store_site.POOL / "store-0815-data.qcow2"
+    before = {
+        "key": site.keys("store-0815")["minions"],
+        "data": data.stat().st_ino,
+        "uuid": store_site.run("virsh", "domuuid", "store-0815"),
+    }
+    done = site.salt_run("store", "0815", "redeploy=True")
+    done.before = before
+    return done
+
+
+def test_a_server_is_replaced_if_one_says_so(second, site):
+    assert (second.status, second.answer["state"]) == (0, "deployed"), second.stdout
+    assert second.answer["generation"] == 2
+    assert store_site.run("virsh", "domuuid", "store-0815") != second.before["uuid"]
+
+
+def test_the_old_server_is_set_aside_in_one_piece(second):
+    (aside,) = (store_site.POOL / ".store-deploy/set-aside/store-0815").iterdir()
+    assert re.fullmatch(r"g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
+    assert {"disk.qcow2", "domain.xml", "minion.pub"} <= {path.name for path in aside.iterdir()}
+    assert second.before["uuid"].strip() in (aside / "domain.xml").read_text()
+    assert (aside / "minion.pub").read_text().strip() == second.before["key"]
+
+
+def test_the_new_server_has_a_key_of_its_own(second, site):
+    (key,) = site.keys("store-0815").values()
+    assert key == own_key(site)
+    assert key != second.before["key"]
+
+
+def test_the_data_disk_outlives_the_server(second):
+    data = store_site.POOL / "store-0815-data.qcow2"
+    assert data.stat().st_ino == second.before["data"]
+    assert str(data) in store_site.run("virsh", "dumpxml", "store-0815")

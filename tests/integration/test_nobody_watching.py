@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Nobody types, nobody watches, or half of the machinery is missing: it goes on all the same."""
+
+import signal
+import subprocess
+
+import pytest
+import store_site
+
+
+@pytest.mark.parametrize(
+    ("state", "how"),
+    [("awaiting_hypervisor", signal.SIGKILL), ("starting", signal.SIGINT)],
+)
+def test_a_deployment_outlives_the_command_that_began_it(site, state, how):
+    store = f"killed-{state}"[:12]
+    site.describe("hv-0815", store, timeouts={"booting": 1})
+    site.stand_ins.absent.add(f"store-{store}")
+    command = ["salt-run", "deploy.store", store, "hypervisor=hv-0815"]
+    site.start_hypervisors("hv-0815")
+    with subprocess.Popen(command, text=True, stderr=subprocess.PIPE) as process:
+        next(line for line in process.stderr if f"  {state} " in line)
+        process.send_signal(how)
+    assert process.returncode != 0
+    assert site.ended(store).failed_in == "booting"
+
+
+def test_a_ready_event_that_no_pillar_bears_out_does_nothing(site):
+    site.describe("hv-0815", "forged")
+    site.start_hypervisors("hv-0815")
+    tags = ["store/forged/hypervisor/ready", "store/../x/hypervisor/ready", "store/*/guest/x"]
+    before = site.others()
+    with site.events("salt/run/") as heard:
+        for tag in tags:
+            assert site.ask("hv-0815", "event.send", tag)
+        rung = lambda: sum("/ret" in tag for tag, _ in heard) >= len(tags)  # noqa: E731
+        store_site.until(rung, 30, "the bells were rung")
+        store_site.until(lambda: not site.bells(), 30, "the bells were answered")
+    assert site.record("forged") is None
+    assert site.others() == before
+
+
+@pytest.fixture
+def master(site):
+    """The master, started anew with what a test wants, and in the end as shipped."""
+
+    def restart(**how):
+        site.master.kill()
+        site.master.start(**how)
+
+    yield restart
+    restart()
+
+
+def test_the_schedule_alone_brings_a_deployment_to_its_end(site, master):
+    site.describe("hv-0815", "slow")
+    site.start_hypervisors("hv-0815")
+    # Every second, for a test has not the time that a store has.
+    sweep = {"store-deploy-sweep": {"seconds": 1}}
+    master(without=["50-store-deploy-engine.conf"], schedule=sweep)
+    site.begin("slow", "hypervisor=hv-0815")
+    site.deployed("slow", 180)
+
+
+def test_a_hypervisors_highstate_deploys_its_store_with_a_master_that_is_not_root(site, master):
+    master(user="salt")
+    site.describe("hv-auto", "auto", auto_deploy=True)
+    site.start_hypervisors("hv-auto")
+    site.reaches_its_highstate("hv-auto")
+    store_site.until(lambda: site.record("auto"), 30, "the deployment begins")
+    record = site.deployed("auto", 180)
+    assert record.requested_by == "event"
+    for path in (store_site.STATE_DIR, store_site.STATE_DIR / "ledger.sqlite", store_site.AUTOSIGN):
+        assert path.owner() == "salt"
+    done = site.salt_run("doctor")
+    assert (done.status, done.answer) == (0, {"faults": []})

@@ -203,11 +203,7 @@ def facts(spec, generation):
         place = Place(pool, spec["minion_id"], spec["image"]["sha256"])
         found["disk"] = disks.facts(place.disk)
         found["seed"] = _seed_facts(place)
-        found["image"] = {
-            "path": str(place.image),
-            "exists": place.image.exists(),
-            "sha256": images.recorded(place.image),
-        }
+        found["image"] = images.facts(place.image)
     else:
         found |= {what: {"path": None, "exists": False} for what in ("disk", "seed", "image")}
     return found

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from storelib import spec, views
+from storelib import lifecycle, spec, views
 from storelib.errors import Refused, StoreDeployError
 from storelib.master import doctor as physician
 from storelib.master import office
@@ -173,8 +173,10 @@ def list_(state=None):
 
         salt-run deploy.list state=failed
     """
+    if state is not None and state not in lifecycle.STATES:
+        raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
     with office.ledger(__opts__) as books:
-        records = books.all() if state is None else books.in_states([str(state)])
+        records = books.all() if state is None else books.in_states([state])
         return [views.row(record, time.time()) for record in records]
 
 

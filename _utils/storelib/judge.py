@@ -47,7 +47,7 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
     if needed_mib > pool["free_mib"]:
         yield (
             f"pool {spec['pool']} has {pool['free_mib']} MiB free, {needed_mib} MiB are needed: "
-            "make room (deploy.prune removes set-aside disks)"
+            "make room (set-aside servers are in its folder .store-deploy/set-aside)"
         )
     # What the old guest has is given back before the new one starts.
     old_mib = domain.get("memory_mib", 0) if domain.get("state") == "running" else 0

@@ -157,7 +157,7 @@ def from_pillar(pillar: object, hypervisor: str) -> StoreSpec:
     if faults or spec is None:
         raise SpecError(
             f"pillar store_server of {hypervisor} is wrong: " + "; ".join(faults),
-            f"mend the pillar, then try again; salt {hypervisor} pillar.get store_server shows it",
+            f"mend the pillar, then try again; salt-run pillar.show_pillar {hypervisor} shows it",
         )
     if spec.minion_id == hypervisor:
         raise SpecError(

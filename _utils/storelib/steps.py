@@ -75,8 +75,11 @@ def _unknown_server(turn: Turn, facts: dict[str, Any]) -> list[str]:
         return []
     generation = domain["generation"]
     reached = turn.ledger.reached
-    if reached(turn.record.store, generation, lifecycle.FIRST) and not reached(
-        turn.record.store, generation, lifecycle.DEPLOYED.name
+    # Only earlier deployments are known: a lost ledger begins at 1 again.
+    if (
+        generation < turn.record.generation
+        and reached(turn.record.store, generation, lifecycle.FIRST)
+        and not reached(turn.record.store, generation, lifecycle.DEPLOYED.name)
     ):
         return []
     return [

@@ -192,6 +192,7 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
         "uuid": domain.UUIDString(),
         "autostart": bool(domain.autostart()) if domain.isPersistent() else False,
         "virt_type": defined.get("type"),
+        "memory_mib": int(defined.findtext("memory") or 0) // 1024,
         "disks": sources(defined),
         "cdroms": sources(defined, "cdrom"),
         **(_metadata(defined) or _half_made(defined, place)),

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from storelib.hypervisor import Fault, disks, folder, free, locked, no_space, read_json, sync, write
 
@@ -72,6 +73,13 @@ def stage(source: str, image: Path, sha256: str, get_file: Callable[[str, str], 
         os.rename(part, image)
         sync(image.parent)
         _record(image, sha256)
+
+
+def facts(image: Path) -> dict[str, Any]:
+    """Return whether the image is in the cache, and what is known of it if it was verified."""
+    verified = recorded(image)
+    found = {"path": str(image), "exists": image.exists(), "sha256": verified}
+    return {**found, "size": image.stat().st_size, **disks.info(image)} if verified else found
 
 
 def recorded(image: Path) -> str | None:

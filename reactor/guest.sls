@@ -1,4 +1,6 @@
-{#- SPDX-License-Identifier: Apache-2.0. Tags: store/<store ID>/guest/<what> #}
+{#- SPDX-FileCopyrightText: store-deploy contributors
+    SPDX-License-Identifier: Apache-2.0
+    Tags: store/<store ID>/guest/<what> #}
 store-deploy-guest:
   runner.deploy.notify:
     - args:

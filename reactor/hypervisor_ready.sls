@@ -1,4 +1,6 @@
-{#- SPDX-License-Identifier: Apache-2.0. Tag: store/<store ID>/hypervisor/ready #}
+{#- SPDX-FileCopyrightText: store-deploy contributors
+    SPDX-License-Identifier: Apache-2.0
+    Tag: store/<store ID>/hypervisor/ready #}
 store-deploy-hypervisor-ready:
   runner.deploy.notify:
     - args:

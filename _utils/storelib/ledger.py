@@ -214,9 +214,9 @@ class Ledger:
             and (other.since, other.store) < (record.since, record.store)
         ]
         blocked = {other.hypervisor for other in working}
-        ahead = sum(1 for other in earlier if other.hypervisor not in blocked)
-        same = [other for other in earlier if other.hypervisor == record.hypervisor]
-        return record.hypervisor not in blocked and not same and len(working) + ahead < max_active
+        ahead = {other.hypervisor for other in earlier} - blocked
+        taken = len(working) + len(ahead)
+        return record.hypervisor not in blocked | ahead and taken < max_active
 
     def save(
         self, record: Record, change: str | None = None, max_active: int | None = None

@@ -64,7 +64,7 @@ def row(this: Record, now: float) -> dict[str, Any]:
 def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
     """Return the history with the seconds spent in each state."""
     rows = []
-    for change, following in zip(changes, [*changes[1:], None], strict=True):
+    for change, following in zip(changes, [*changes[1:], None], strict=False):
         ended = following.at if following else now if change.state in lifecycle.ACTIVE else None
         rows.append(
             {

@@ -553,9 +553,12 @@ def discard(spec, generation, nonce=""):
             write(place.intent, json.dumps(intent))
             if domain.isActive():
                 domain.destroy()
+            nvram = domains.description(domain).findtext("os/nvram") or place.nvram
+            Path(nvram).unlink(missing_ok=True)
             domains.undefine(domain)
         if read_json(place.intent) == intent:
-            for file in (place.disk, place.nvram, place.seed, place.intent):
+            guest.remove_seed(place)
+            for file in (place.disk, unfinished(place.disk), place.nvram, place.intent):
                 file.unlink(missing_ok=True)
         return {
             "domain": domains.facts(connection, spec, place),

@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def _guest_pillar(opts, record):
+    try:
+        return spec.guest_pillar(salt_world.store_server(opts, record.hypervisor))
+    except StoreDeployError as err:
+        # It must be able to tell of the fault that this will be: the secret is given all the same.
+        log.error("%s: no guest_pillar: %s; %s", record.store, err.reason, err.hint)
+        return {}
+
+
 def ext_pillar(minion_id, pillar):
     """
     Return what a store server or a hypervisor of ours gets.
@@ -49,13 +58,14 @@ def ext_pillar(minion_id, pillar):
         for record in records:
             guest = record.minion_id == minion_id
             ours = record.evidence.get("public_key" if guest else "hypervisor_key", "")
-            if not ours or not keys.same(keys.known(opts, minion_id).get(ACCEPTED, ""), ours):
+            if not ours:
+                # Not used yet: there is no key that it should have.
+                continue
+            if not keys.same(keys.known(opts, minion_id).get(ACCEPTED, ""), ours):
                 log.warning("%s: %s gets nothing: it has not its key", record.store, minion_id)
                 continue
-            data = {}
-            if guest:
-                data = spec.guest_pillar(salt_world.store_server(opts, record.hypervisor))
             secret = seal.secret(settings.root_secret(opts), minion_id, ours)
+            data = _guest_pillar(opts, record) if guest else {}
             return {**data, "store_deploy": {"secret": secret}}
     except StoreDeployError as err:
         log.error("%s gets nothing: %s; %s", minion_id, err.reason, err.hint)

@@ -108,8 +108,10 @@ def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
     record = office.watch(__opts__, record, timeout, _tell)
     answer = views.record(record)
     if record.state != "deployed":
-        still = f"store {store} is still {record.state}; the deployment goes on"
-        answer["error"] = record.reason if not record.active else still
+        still = "still " if record.active else ""
+        answer["error"] = f"store {store} is {still}{record.state}"
+        if record.state == "failed":
+            answer["error"] = record.reason
         answer["hint"] = record.next_action or f"salt-run deploy.explain {store}"
         answer["retcode"] = 1
     return answer

@@ -27,6 +27,12 @@ from storelib.world import World
 
 log = logging.getLogger(__name__)
 
+FOUND_AGAIN = (
+    *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
+    *("failure", "mended", "late"),
+)
+"""Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
+
 CONSOLE_LINES = 5
 CONSOLE_S = 15.0
 """How long a deployment whose time is over waits for the last words of its guest."""
@@ -104,11 +110,21 @@ def begin(
 def cancel(ledger: Ledger, now: float, record: Record) -> Record:
     """Stop a deployment for good; what was made of the new server is removed."""
     state = lifecycle.CANCELLING.name
-    _may(record, state, "it is not under way")
-    limit = lifecycle.limit_s(state, {})
+    _may(record, state)
     return ledger.save(
         dataclasses.replace(
-            record, state=state, since=now, deadline=now + limit, due=now, reason=""
+            record,
+            state=state,
+            since=now,
+            deadline=now + lifecycle.limit_s(state, {}),
+            due=now,
+            evidence=_found_again(record),
+            failed_in="",
+            resumes="",
+            held_in="",
+            left_s=None,
+            reason="",
+            next_action="",
         ),
         change="deploy.cancel",
     )
@@ -117,8 +133,7 @@ def cancel(ledger: Ledger, now: float, record: Record) -> Record:
 def hold(ledger: Ledger, now: float, record: Record) -> Record:
     """Let the deployment rest before its next step; a job that is under way goes on."""
     state = lifecycle.HELD.name
-    _may(record, state, "it is not under way")
-    left_s = record.deadline - now if record.deadline is not None else None
+    _may(record, state)
     return ledger.save(
         dataclasses.replace(
             record,
@@ -126,8 +141,8 @@ def hold(ledger: Ledger, now: float, record: Record) -> Record:
             since=now,
             deadline=None,
             due=None,
-            resumes=record.state,
-            left_s=left_s,
+            held_in=record.state,
+            left_s=None if record.deadline is None else record.deadline - now,
             reason="",
         ),
         change="deploy.hold",
@@ -141,15 +156,14 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
             f"store {record.store} is {record.state}, not held",
             f"see: salt-run deploy.explain {record.store}",
         )
-    deadline = now + record.left_s if record.left_s is not None else None
     return ledger.save(
         dataclasses.replace(
             record,
-            state=record.resumes,
+            state=record.held_in,
             since=now,
-            deadline=deadline,
+            deadline=None if record.left_s is None else now + record.left_s,
             due=now,
-            resumes="",
+            held_in="",
             left_s=None,
         ),
         change="deploy.release",
@@ -158,37 +172,40 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
 
 def retry(ledger: Ledger, now: float, record: Record) -> Record:
     """Go on with a failed deployment at the earliest step that is needed."""
-    if record.failed_in not in lifecycle.RESUMES or record.state != lifecycle.FAILED.name:
+    if record.state != lifecycle.FAILED.name or record.failed_in not in lifecycle.RESUMES:
         raise Refused(
             f"store {record.store} is {record.state}: there is nothing to retry",
-            f"see: salt-run deploy.explain {record.store}",
+            f"see what can be done: salt-run deploy.explain {record.store}",
         )
-    resumes = lifecycle.RESUMES[record.failed_in]
-    forgotten = ("probe_tries", "probes", "failure", "mended", "console")
-    evidence = {key: value for key, value in record.evidence.items() if key not in forgotten}
-    deadline = now + lifecycle.limit_s("queued", record.spec["timeouts"])
+    wanted = lifecycle.RESUMES[record.failed_in]
+    # Work needs a slot first; who had none yet goes on without one.
+    state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
     return ledger.save(
         dataclasses.replace(
             record,
-            state="queued",
+            state=state,
             since=now,
-            deadline=deadline,
+            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
             due=now,
             resumes=resumes,
-            evidence=evidence,
+            evidence=_found_again(record),
             failed_in="",
             reason="",
             next_action="",
-            job=None,
         ),
-        change=f"deploy.retry, goes on in {resumes}",
+        change=f"deploy.retry, goes on in {wanted}",
     )
 
 
-def _may(record: Record, state: str, why: str) -> None:
+def _found_again(record: Record) -> dict[str, Any]:
+    """Return the evidence that still holds when a deployment leaves the state that it was in."""
+    return {key: value for key, value in record.evidence.items() if key not in FOUND_AGAIN}
+
+
+def _may(record: Record, state: str) -> None:
     if (record.state, state) not in lifecycle.TRANSITIONS:
         raise Refused(
-            f"store {record.store} is {record.state}: {why}",
+            f"store {record.store} is {record.state} and cannot become {state}",
             f"see what can be done: salt-run deploy.explain {record.store}",
         )
 
@@ -223,6 +240,8 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
     """Call the state's step; return the record as it now is and whether its state changed."""
     record = turn.record
     now = turn.world.now()
+    if "late" in record.evidence:
+        return _end(turn)
     try:
         if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
             raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
@@ -241,35 +260,36 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         log.exception("%s: %s", record.store, record.state)
         wait = Waiting(f"{type(err).__name__}: {err}")
     if record.deadline is not None and now >= record.deadline:
-        console = _console(turn)
-        if console is None:
-            return turn.record, False
-        limit = int(record.deadline - record.since)
-        said = f"; its console ended with: {' | '.join(console)}" if console else ""
-        return _fail(
-            turn, f"{record.state} was not over after {limit} s: {wait.why}{said}", ""
-        ), True
+        # From now on nothing is done any more but to ask for the guest's last words.
+        why = f"{record.state} was not over after {int(record.deadline - record.since)} s"
+        late = {"why": f"{why}: {wait.why}", "until": now + CONSOLE_S}
+        turn.save(evidence={**turn.record.evidence, "late": late}, job=None)
+        return _end(turn)
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
     turn.save(reason=wait.why, due=due)
     return turn.record, False
 
 
-def _console(turn: Turn) -> list[str] | None:
-    """Return the last lines of the guest's console; ``None`` as long as they may still come."""
-    record, now = turn.record, turn.world.now()
-    if record.state not in lifecycle.WITH_GUEST or record.deadline is None:
-        return []
-    try:
-        lines = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES).facts["lines"]
-    except Waiting:
-        if now >= record.deadline + CONSOLE_S:
-            return []
-        turn.save(due=now + 1)
-        return None
-    except StoreDeployError:
-        return []
-    printable = ["".join(filter(str.isprintable, line)).strip() for line in lines]
-    return [line for line in printable if line]
+def _end(turn: Turn) -> tuple[Record, bool]:
+    """Fail a deployment whose time is over, with its guest's last words if they come soon."""
+    late, now = turn.record.evidence["late"], turn.world.now()
+    said: list[str] = []
+    if turn.record.state in lifecycle.WITH_GUEST:
+        try:
+            said = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES).facts["lines"]
+        except Waiting:
+            if now < late["until"]:
+                turn.save(due=now + 1)
+                return turn.record, False
+        except LedgerError:
+            raise
+        except Exception as err:
+            # They are a help, no more: without them it ends, too.
+            log.warning("%s: no console: %s", turn.record.store, err)
+    printable = ("".join(filter(str.isprintable, line)).strip() for line in said)
+    lines = " | ".join(filter(None, printable))
+    console = f"; its console ended with: {lines}" if lines else ""
+    return _fail(turn, late["why"] + console, ""), True
 
 
 def _enter(
@@ -313,6 +333,7 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
+    verb = "retry" if record.state in lifecycle.RESUMES else "cancel"
     try:
         turn.world.disarm(record.minion_id)
     except StoreDeployError as err:
@@ -322,7 +343,7 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         lifecycle.FAILED.name,
         reason,
         failed_in=record.state,
-        next_action=hint or f"find the cause, then: salt-run deploy.store {record.store}",
+        next_action=hint or f"find the cause, then: salt-run deploy.{verb} {record.store}",
     )
 
 

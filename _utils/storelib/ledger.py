@@ -81,7 +81,9 @@ class Record:
     job: Job | None = None
     failed_in: str = ""
     resumes: str = ""
-    """The state to go on in: after a slot was taken again, or when the hold is released."""
+    """The state that a retry goes on in, once it has a slot again."""
+    held_in: str = ""
+    """The state to go on in when the hold is released."""
     left_s: float | None = None
     """Seconds that a held state had left."""
     reason: str = ""
@@ -201,12 +203,7 @@ class Ledger:
         """Say whether ``record``, which is queued, is the next to get a slot."""
         records = self.in_states(lifecycle.SLOT | {record.state, lifecycle.HELD.name})
         # What is held keeps its slot.
-        working = [
-            other
-            for other in records
-            if (other.resumes if other.state == lifecycle.HELD.name else other.state)
-            in lifecycle.SLOT
-        ]
+        working = [other for other in records if (other.held_in or other.state) in lifecycle.SLOT]
         earlier = [
             other
             for other in records

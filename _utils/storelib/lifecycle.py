@@ -157,7 +157,7 @@ FOLLOWS = {
 
 RESUMES = {
     **{state.name: state.name for state in PATH},
-    # The guest may have lost its key: it is let in anew.
+    # The guest may have lost its key, or be off: it is let in and started anew.
     "booting": "starting",
 }
 """Where a retry goes on, by the state that failed: steps can be repeated, earlier ones held."""
@@ -167,16 +167,18 @@ def _transitions() -> dict[tuple[str, str], str]:
     table = {(name, following): STATES[name].over for name, following in FOLLOWS.items()}
     for name in FOLLOWS:
         table[name, FAILED.name] = "a fault, or its limit passed"
-    for name in PASSED:
+    passed = [state.name for state in PATH]
+    for name in passed:
         table[name, HELD.name] = "deploy.hold"
         table[HELD.name, name] = "deploy.release"
-        # A retry takes a slot again, and goes on where it failed.
+    # A retry takes a slot again, and goes on where it failed.
+    for name in passed[3:]:
         table["queued", name] = "deploy.retry"
-    for name in (*PASSED, HELD.name, FAILED.name):
+    for name in (*passed, HELD.name, FAILED.name):
         table[name, CANCELLING.name] = "deploy.cancel"
     table[FAILED.name, "queued"] = "deploy.retry"
-    for name in (FAILED.name, CANCELLED.name):
-        table[name, FIRST] = "deploy.store, as a new generation"
+    table[FAILED.name, FIRST] = "deploy.store, as a new generation, or deploy.retry"
+    table[CANCELLED.name, FIRST] = "deploy.store, as a new generation"
     table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True, as a new generation"
     return table
 
@@ -208,5 +210,7 @@ def diagram() -> str:
     lines += [
         f"    note right of {FIRST}",
         "        any state before deployed can become failed, held or cancelling",
+        "        deploy.release goes on where it was held",
+        "        deploy.retry goes on, with a slot, where it failed",
     ]
     return "\n".join([*lines, "    end note", f"    {DEPLOYED.name} --> [*]"])

@@ -245,16 +245,32 @@ def finishing(turn: Turn) -> Evidence:
 def cancelling(turn: Turn) -> Evidence:
     """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
     world, record = turn.world, turn.record
-    turn.quiet()
     world.disarm(record.minion_id)
-    # Before that state the hypervisor has nothing of this deployment.
+    # Before these states nothing was done on the hypervisor, or nothing of the new server.
+    if turn.ledger.reached(record.store, record.generation, "clearing"):
+        turn.once("quiet", turn.quiet)
     if turn.ledger.reached(record.store, record.generation, "defining"):
-        turn.once("discarded", lambda: turn.on_hypervisor("discard").facts)
+        turn.once("discarded", lambda: _discarded(turn))
     ours = record.evidence.get("public_key")
-    accepted = world.keys(record.minion_id).get(ACCEPTED)
-    if ours and accepted and world.same_key(accepted, ours):
+    if ours and any(world.same_key(pem, ours) for pem in world.keys(record.minion_id).values()):
         world.purge_key(record.minion_id)
     return {}
+
+
+def _discarded(turn: Turn) -> Evidence:
+    facts = turn.on_hypervisor("discard").facts
+    domain = facts["domain"]
+    if domain["exists"] and domain["generation"] != turn.record.generation:
+        # Another server's, and so are the files.
+        return facts
+    left = [facts[name]["path"] for name in ("disk", "seed") if facts[name]["exists"]]
+    left += [turn.record.minion_id] if domain["exists"] else []
+    if left:
+        raise Fault(
+            f"{turn.record.hypervisor} still has {', '.join(left)}",
+            f"remove it there, then salt-run deploy.cancel {turn.record.store}",
+        )
+    return facts
 
 
 STEPS: dict[str, Callable[[Turn], Evidence]] = {

@@ -117,7 +117,7 @@ class Turn:
         except report.NotAReport as err:
             raise self._refused(minion, str(err), "saltutil.sync_all") from err
         if answer.version != __version__:
-            raise Fault(
+            raise self._mending(minion, "saltutil.sync_all") or Fault(
                 f"{minion} has version {answer.version} of store-deploy, not {__version__}",
                 f"salt {minion} saltutil.sync_all, then salt-run deploy.retry {self.record.store}",
             )
@@ -137,22 +137,30 @@ class Turn:
 
     def _refused(self, minion: str, why: str, mend: str) -> Waiting:
         """Put aside what may be forged: it neither moves the deployment nor fails it."""
+        waiting = self._mending(minion, mend)
+        if waiting is not None:
+            return waiting
         record = self.record
-        if record.state == "booting":
+        log.warning("%s: refused: %s", record.store, why)
+        count = record.evidence.get("refused", {"count": 0})["count"] + 1
+        refused = {"count": count, "last": why, "at": self.world.now()}
+        self.save(job=None, evidence={**record.evidence, "refused": refused})
+        return Waiting(f"refused: {why}", SYNC_S)
+
+    def _mending(self, minion: str, mend: str) -> Waiting | None:
+        """Send what an honest minion may lack; ``None`` if it was sent in this state already."""
+        record = self.record
+        if record.state == "booting" and mend == "saltutil.sync_all":
             # Its first startup state brings them; a second run of that would only slow it down.
             self.save(job=None)
             return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
         mended = record.evidence.get("mended", [])
         this = [record.state, minion, mend]
-        if this not in mended:
-            self.save(evidence={**record.evidence, "mended": [*mended, this]})
-            self._publish(minion, mend, MENDS[mend])
-            return Waiting(f"{minion} is new to us: {mend}", SYNC_S)
-        log.warning("%s: refused: %s", record.store, why)
-        refused = record.evidence.get("refused", {"count": 0})
-        refused = {"count": refused["count"] + 1, "last": why, "at": self.world.now()}
-        self.save(job=None, evidence={**record.evidence, "refused": refused})
-        return Waiting(f"refused: {why}", SYNC_S)
+        if this in mended:
+            return None
+        self.save(evidence={**record.evidence, "mended": [*mended, this]})
+        self._publish(minion, mend, MENDS[mend])
+        return Waiting(f"{minion} is new to us: {mend}", SYNC_S)
 
     def _publish(self, minion: str, function: str, arguments: dict[str, Any]) -> Job:
         old = self.record.job
@@ -179,15 +187,16 @@ class Turn:
             self._publish(job.minion, job.function, arguments or {})
         raise waiting
 
-    def quiet(self) -> None:
-        """Wait until the job that was under way when the deployment was stopped has ended."""
+    def quiet(self) -> bool:
+        """Wait until the hypervisor's job that was under way at the cancelling has ended."""
         job = self.record.job
-        if job is None:
-            return
+        # A guest's job ends with the guest.
+        if job is None or job.minion != self.record.hypervisor:
+            return True
         silent = self.world.now() - max(job.at, job.probe_at)
         if self._first_return(job) is None and not self._lost(job, silent):
             raise Waiting(f"{job.minion} is still at work: {job.function}", PROBE_S)
-        self.save(job=None)
+        return True
 
     def _lost(self, job: Job, silent: float) -> bool:
         """Say whether a job is not running though nothing came back; else ask, if it is time."""

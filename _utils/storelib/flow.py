@@ -273,10 +273,11 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
 def _end(turn: Turn) -> tuple[Record, bool]:
     """Fail a deployment whose time is over, with its guest's last words if they come soon."""
     late, now = turn.record.evidence["late"], turn.world.now()
-    said: list[str] = []
+    said = ""
     if turn.record.state in lifecycle.WITH_GUEST:
         try:
-            said = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES).facts["lines"]
+            answer = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES)
+            said = _in_one_line(answer.facts["lines"])
         except Waiting:
             if now < late["until"]:
                 turn.save(due=now + 1)
@@ -286,10 +287,13 @@ def _end(turn: Turn) -> tuple[Record, bool]:
         except Exception as err:
             # They are a help, no more: without them it ends, too.
             log.warning("%s: no console: %s", turn.record.store, err)
-    printable = ("".join(filter(str.isprintable, line)).strip() for line in said)
-    lines = " | ".join(filter(None, printable))
-    console = f"; its console ended with: {lines}" if lines else ""
+    console = f"; its console ended with: {said}" if said else ""
     return _fail(turn, late["why"] + console, ""), True
+
+
+def _in_one_line(lines: list[str]) -> str:
+    printable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
+    return " | ".join(filter(None, printable))
 
 
 def _enter(

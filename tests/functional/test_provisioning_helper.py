@@ -78,6 +78,21 @@ def test_a_job_can_name_every_argument(minion, function, kwargs):
     assert (args, rest) == ([], named)
 
 
+@pytest.mark.parametrize(("function", "kwargs"), STEPS.items())
+def test_a_report_is_sealed_if_the_pillar_has_the_secret(
+    minion, machine, monkeypatch, function, kwargs
+):
+    step = minion.modules[f"provisioning_helper.{function}"]
+    arguments = {"store": "0816", "generation": 1, **kwargs}
+    assert step(**arguments, nonce="jid-7")["seal"] == ""
+    pillar = {"store_deploy": {"secret": "5ec7e7"}}
+    monkeypatch.setitem(step.__globals__, "__pillar__", pillar)
+    told = json.loads(json.dumps(step(**arguments, nonce="jid-7")))
+    assert report.believed(told, ["jid-7"], "5ec7e7")
+    assert not report.believed(told, ["jid-8"], "5ec7e7")
+    assert not report.believed({**told, "ok": True, "error": ""}, ["jid-7"], "5ec7e7")
+
+
 def test_a_disk_that_refuses_is_reported_in_one_sentence(call, machine):
     machine.write("/var/lib/store-deploy/boots/not-a-file", "")
     answer = call("boots")

@@ -750,14 +750,15 @@ def test_after_forged_reports_the_true_one_is_believed(master, function, state, 
 def test_an_old_report_that_is_told_again_is_refused(master):
     master.forged["provisioning_helper.boots"] = replayed()
     master.begin()
-    record = failed(master, "rebooting", "refused: store-0815 sent a report on boots without its")
+    record = failed(master, "rebooting", "rebooting was not over after 600 s")
     assert record.evidence["refused"]["count"] > 5
+    assert record.evidence["refused"]["last"].endswith("sent a report on boots without its seal")
 
 
 def test_a_forged_report_in_booting_is_counted_too(master):
     master.forged["provisioning_helper.boots"] = report_of(seal="")
     master.begin()
-    record = failed(master, "booting", "refused: ")
+    record = failed(master, "booting", "booting was not over after 900 s")
     assert record.evidence["refused"]["count"] > 5
 
 
@@ -807,8 +808,7 @@ def test_a_guest_that_is_late_is_quoted(master, happens, state):
     happens(master)
     master.console = [f"line {number}" for number in range(9)] + ["", "\x1b[0mKernel panic\r"]
     master.begin()
-    record = failed(master, state, "; its console ended with: line 6 | line 7 | line 8 | [0mKernel")
-    assert master.time <= record.since
+    failed(master, state, "; its console ended with: line 6 | line 7 | line 8 | [0mKernel")
     (asked,) = master.functions("store_hypervisor.console")
     assert asked["lines"] == 5
     highstates = master.functions("provisioning_helper.highstate")

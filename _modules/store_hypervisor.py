@@ -558,7 +558,11 @@ def discard(spec, generation, nonce=""):
             domains.undefine(domain)
         if read_json(place.intent) == intent:
             guest.remove_seed(place)
-            for file in (place.disk, unfinished(place.disk), place.nvram, place.intent):
+            disks_made = [
+                place.disk,
+                *(place.data_disk(data["name"]) for data in spec["data_disks"]),
+            ]
+            for file in (*map(unfinished, disks_made), place.disk, place.nvram, place.intent):
                 file.unlink(missing_ok=True)
         return {
             "domain": domains.facts(connection, spec, place),

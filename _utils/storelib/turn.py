@@ -141,6 +141,8 @@ class Turn:
         if waiting is not None:
             return waiting
         record = self.record
+        # A stranger's text, on its way to a log and a terminal.
+        why = "".join(char if char.isprintable() else " " for char in why)
         log.warning("%s: refused: %s", record.store, why)
         count = record.evidence.get("refused", {"count": 0})["count"] + 1
         refused = {"count": count, "last": why, "at": self.world.now()}

@@ -44,7 +44,7 @@ def opts(tmp_path):
             "pki_dir": str(tmp_path / "pki"),
             "cachedir": str(tmp_path / "cache"),
             "pillar_roots": {"base": [str(roots)]},
-            "module_dirs": [str(REPO)],
+            "pillar_dirs": [str(REPO / "_pillar")],
             "store_deploy": {"state_dir": str(tmp_path / "state")},
         }
     )

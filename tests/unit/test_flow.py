@@ -707,6 +707,8 @@ FORGED = {
     "with a wrong seal": report_of(seal="0" * 64),
     "with another word under its seal": report_of(facts={"boots": ["1", "2", "3"]}),
     "with the nonce of another question": report_of(nonce="jid-1"),
+    "with strange characters": lambda value: "\x1b[2J is not available\n\udcff",
+    "with a strange seal": report_of(seal="é"),
     "of another minion": lambda value: report.sealed(
         value, value["nonce"], seal.secret(b"the master's own", "till-4711", pem("till"))
     ),

@@ -200,7 +200,7 @@ def test_while_the_hypervisor_is_away_the_deployment_is_cancelling(master):
     entered(master, "booting")
     master.away.add(HYPERVISOR)
     began = said(master, "cancel").since
-    master.run(until=lambda record: master.time > began + 2 * 3600)
+    master.run(until=lambda record: master.time > began + 1800)
     assert master.books.get("0815").state == "cancelling"
     master.away.clear()
     assert master.run().state == "cancelled"

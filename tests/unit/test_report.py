@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report is believed only if it is the one that was asked for."""
 
+import functools
 import json
 
 import pytest
@@ -120,6 +121,11 @@ def test_a_seal_survives_the_way_to_the_master():
         {**GOOD, "nonce": "jid-7"},
         {**SEALED, "seal": ""},
         {**SEALED, "seal": "é"},
+        {**SEALED, "seal": "\udcff"},
+        {**SEALED, "facts": {"bytes": b"x"}},
+        {**SEALED, "facts": {1: "x", "y": 2}},
+        {**SEALED, "facts": {"half a character": "\udcff"}},
+        {**SEALED, "facts": functools.reduce(lambda inner, _: {"x": inner}, range(9999), {})},
         {**SEALED, "seal": SEALED["seal"].upper()},
         {**SEALED, "nonce": "jid-6"},
         *({**SEALED, key: "other"} for key in SEALED),
@@ -132,7 +138,6 @@ def test_a_seal_survives_the_way_to_the_master():
         "a text",
         None,
     ],
-    ids=str,
 )
 def test_what_is_not_sealed_so_is_not_believed(returned):
     assert not report.believed(returned, ["jid-6", "jid-7"], SECRET)

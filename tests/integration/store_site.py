@@ -253,7 +253,7 @@ class Site:
 
     # The runner.
 
-    def salt_run(self, verb, *arguments, seconds=120, salt_logs_a_traceback=False):
+    def salt_run(self, verb, *arguments, seconds=300, salt_logs_a_traceback=False):
         """Run an operator's verb to its end."""
         done = subprocess.run(
             ["salt-run", f"deploy.{verb}", *arguments, "--out=json"],
@@ -292,7 +292,7 @@ class Site:
         until(reached, seconds, f"store {store} is {state}")
         return self.record(store)
 
-    def ended(self, store, seconds=120):
+    def ended(self, store, seconds=300):
         """Wait for the deployment's end and return the record."""
 
         def over():
@@ -301,7 +301,7 @@ class Site:
 
         return until(over, seconds, f"the deployment of store {store} ends")
 
-    def deployed(self, store, seconds=120):
+    def deployed(self, store, seconds=300):
         record = self.ended(store, seconds)
         assert record.state == "deployed", f"{record.failed_in}: {record.reason}"
         return record

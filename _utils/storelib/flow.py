@@ -22,7 +22,7 @@ from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec
 from storelib.steps import STEPS, check_minion_id
-from storelib.turn import Turn, Waiting
+from storelib.turn import Asking, Turn, Waiting
 from storelib.world import World
 
 log = logging.getLogger(__name__)
@@ -144,11 +144,12 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         # Nobody watches: what was not foreseen is told, tried again and ended by the deadline.
         log.exception("%s: %s", record.store, record.state)
         wait = Waiting(f"{type(err).__name__}: {err}")
+    why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
         limit = int(record.deadline - record.since)
-        return _fail(turn, f"{record.state} was not over after {limit} s: {wait.why}", ""), True
+        return _fail(turn, f"{record.state} was not over after {limit} s: {why}", ""), True
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
-    turn.save(reason=wait.why, due=due)
+    turn.save(reason=why, due=due)
     return turn.record, False
 
 

@@ -147,7 +147,7 @@ class Turn:
         returned = self._first_return(job)
         if returned is not None:
             return returned
-        waiting: Waiting = Asking(f"{job.minion} is asked for {job.function}", PROBE_S)
+        waiting: Waiting = Asking(f"{job.minion} has not answered {job.function} yet", PROBE_S)
         silent = self.world.now() - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):

@@ -13,7 +13,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test quick lint types unit functional integration e2e bench image diagram lab-up \
+.PHONY: help demo test quick lint types descriptions unit functional integration e2e bench image diagram lab-up \
 	lab-down clean packages
 
 help:  ## list the targets
@@ -24,11 +24,11 @@ demo: packages  ## deploy store 0815 into a real guest, and show how
 	@tests/lab/demo
 
 test: packages  ## all tests, on both Salt lines; the real guest on 3008
-	@$(MAKE) lint types
+	@$(MAKE) lint types descriptions
 	@for line in 3008 3006; do $(MAKE) SALT=$$line unit functional integration; done
 	@$(MAKE) SALT=3008 e2e
 
-quick: lint types unit functional  ## the tests that take no running master and no guest
+quick: lint types descriptions unit functional  ## the tests that take no running master and no guest
 
 lint: packages  ## style and likely mistakes of all languages here
 	@PATH=$(call venv,tools)/bin:$$PATH; set -x; \
@@ -37,6 +37,9 @@ lint: packages  ## style and likely mistakes of all languages here
 
 types: packages  ## mypy on the core
 	@$(call venv,tools)/bin/mypy --python-executable $(call venv,3008)/bin/python
+
+descriptions: packages  ## the image descriptions, by kiwi's own schema
+	@$(call venv,tools)/bin/pytest tests/kiwi
 
 unit: packages  ## the core by itself
 	@$(call venv,$(SALT))/bin/pytest tests/unit

@@ -32,12 +32,18 @@ for unit in salt-minion venv-salt-minion sshd ssh ssh-host-keys grow-root \
     if exists "$unit.service"; then systemctl enable "$unit.service"; fi
 done
 
+# shellcheck disable=SC1091
 [ "$(. /etc/os-release; echo "$ID")" = debian ] || exit 0
 
-# One unit runs all of cloud-init, and no generator looks for a cloud at each boot.
+# One unit runs all of cloud-init.
 systemctl mask cloud-init-local.service cloud-config.service cloud-final.service cloud-init-hotplugd.socket
+
+# Nothing has to be looked for at each boot that the image cannot have.
 mkdir -p /etc/systemd/system-generators
-ln -s /dev/null /etc/systemd/system-generators/cloud-init-generator
+for generator in cloud-init systemd-{cryptsetup,gpt-auto,hibernate-resume,integritysetup,rc-local} \
+    systemd-{system-update,sysv,veritysetup}; do
+    ln -s /dev/null "/etc/systemd/system-generators/$generator-generator"
+done
 
 # Not needed by a virtual machine at its start; the kernel loads on demand what somebody uses.
 systemctl mask modprobe@.service dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount \
@@ -45,6 +51,10 @@ systemctl mask modprobe@.service dev-hugepages.mount dev-mqueue.mount sys-fs-fus
     proc-sys-fs-binfmt_misc.automount systemd-binfmt.service systemd-network-generator.service \
     systemd-pstore.service dracut-shutdown.service systemd-journald-audit.socket
 systemctl disable getty@.service systemd-networkd-wait-online.service
+
+# The hypervisor takes the seed's CD away when it likes, without asking the guest to unlock it.
+sed 's/ --lock-media//' /usr/lib/udev/rules.d/60-cdrom_id.rules > /etc/udev/rules.d/60-cdrom_id.rules
+echo 'dev.cdrom.lock = 0' > /etc/sysctl.d/50-cdrom.conf
 
 # Salt's modules as bytecode that is not checked against the source again.
 if [ -d /usr/lib/salt ]; then

@@ -22,7 +22,7 @@ from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec
 from storelib.steps import STEPS, check_minion_id
-from storelib.turn import Turn, Waiting
+from storelib.turn import Asking, Turn, Waiting
 from storelib.world import World
 
 log = logging.getLogger(__name__)
@@ -259,14 +259,16 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         # Nobody watches: what was not foreseen is told, tried again and ended by the deadline.
         log.exception("%s: %s", record.store, record.state)
         wait = Waiting(f"{type(err).__name__}: {err}")
+    why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
         # From now on nothing is done any more but to ask for the guest's last words.
-        why = f"{record.state} was not over after {int(record.deadline - record.since)} s"
-        late = {"why": f"{why}: {wait.why}", "until": now + CONSOLE_S}
+        limit = int(record.deadline - record.since)
+        why = f"{record.state} was not over after {limit} s: {why}"
+        late = {"why": why, "until": now + CONSOLE_S}
         turn.save(evidence={**turn.record.evidence, "late": late}, job=None)
         return _end(turn)
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
-    turn.save(reason=wait.why, due=due)
+    turn.save(reason=why, due=due)
     return turn.record, False
 
 

@@ -117,8 +117,10 @@ class Ledger:
         self.path = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Born private: SQLite gives its side files the mode of the main one.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Born private: SQLite gives its side files the mode of the main one. One that is there
+            # is not opened: the close would drop the locks of this process's other connections.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()

@@ -79,7 +79,9 @@ def _addressing(interface: Mapping[str, Any]) -> dict[str, Any]:
         return {"dhcp4": True}
     addressing: dict[str, Any] = {"addresses": [interface["address"]]}
     if interface.get("gateway"):
-        addressing["routes"] = [{"to": "default", "via": interface["gateway"]}]
+        # Not "default": cloud-init of Debian 12 takes that for an address.
+        everywhere = "::/0" if ":" in interface["gateway"] else "0.0.0.0/0"
+        addressing["routes"] = [{"to": everywhere, "via": interface["gateway"]}]
     if interface.get("dns"):
         addressing["nameservers"] = {"addresses": list(interface["dns"])}
     return addressing

@@ -56,6 +56,10 @@ class Waiting(Exception):
         self.seconds = seconds
 
 
+class Asking(Waiting):
+    """An answer is not there yet: says less than what was waited for before."""
+
+
 class Turn:
     """The record, the ledger and the world, while one step is at work."""
 
@@ -180,7 +184,7 @@ class Turn:
         returned = self._first_return(job)
         if returned is not None:
             return returned
-        waiting = Waiting(f"{job.minion} is asked for {job.function}", PROBE_S)
+        waiting: Waiting = Asking(f"{job.minion} has not answered {job.function} yet", PROBE_S)
         silent = self.world.now() - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):

@@ -51,7 +51,8 @@ def site(machine, image):
     libvirtd.start()
     master.start()
     stand_ins.follow()
-    store_site.STATE_DIR.mkdir(mode=0o700)
+    # The engine may have been first.
+    store_site.STATE_DIR.mkdir(mode=0o700, exist_ok=True)
     store_site.AUTOSIGN.write_text("site-minion\n")
     store_site.AUTOSIGN.chmod(0o600)
     (store_site.PKI / "minions_pre" / "site-minion").write_text("a key\n")

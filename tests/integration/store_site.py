@@ -20,6 +20,7 @@ import time
 import libvirt
 import salt.client
 import salt.config
+import salt.exceptions
 import salt.utils.event
 import stand_in
 
@@ -245,15 +246,19 @@ class Site:
         for name in new:
             until(lambda name=name: self.ask(name, "test.ping"), 120, f"{name} answers")
 
-    def ask(self, minion, function, *arguments, seconds=5):
-        """Return what one minion returns, ``None`` if it does not."""
-        with contextlib.closing(_Closing("/etc/salt/master")) as client:
-            found = client.local.cmd(minion, function, arguments, timeout=seconds)
-        return found.get(minion) or None
+    def ask(self, minion, function, *arguments, seconds=15):
+        """Return what one minion returns, ``None`` if it or the master does not answer."""
+        client = salt.client.LocalClient("/etc/salt/master")
+        try:
+            return client.cmd(minion, function, arguments, timeout=seconds).get(minion) or None
+        except salt.exceptions.SaltClientError:
+            return None
+        finally:
+            client.destroy()
 
     # The runner.
 
-    def salt_run(self, verb, *arguments, seconds=120, salt_logs_a_traceback=False):
+    def salt_run(self, verb, *arguments, seconds=300, salt_logs_a_traceback=False):
         """Run an operator's verb to its end."""
         done = subprocess.run(
             ["salt-run", f"deploy.{verb}", *arguments, "--out=json"],
@@ -292,7 +297,7 @@ class Site:
         until(reached, seconds, f"store {store} is {state}")
         return self.record(store)
 
-    def ended(self, store, seconds=120):
+    def ended(self, store, seconds=300):
         """Wait for the deployment's end and return the record."""
 
         def over():
@@ -301,7 +306,7 @@ class Site:
 
         return until(over, seconds, f"the deployment of store {store} ends")
 
-    def deployed(self, store, seconds=120):
+    def deployed(self, store, seconds=300):
         record = self.ended(store, seconds)
         assert record.state == "deployed", f"{record.failed_in}: {record.reason}"
         return record
@@ -320,8 +325,8 @@ class Site:
 
     def reaches_its_highstate(self, hypervisor):
         """Do what the end of a hypervisor's highstate does."""
-        assert self.ask(hypervisor, "saltutil.sync_all", seconds=30)
-        assert self.ask(hypervisor, "state.apply", "store_hypervisor.ready", seconds=30)
+        assert self.ask(hypervisor, "saltutil.sync_all", seconds=60)
+        assert self.ask(hypervisor, "state.apply", "store_hypervisor.ready", seconds=60)
 
     def bells(self):
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
@@ -366,14 +371,6 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
-
-
-class _Closing:
-    def __init__(self, config):
-        self.local = salt.client.LocalClient(config)
-
-    def close(self):
-        self.local.destroy()
 
 
 def sha256(path):

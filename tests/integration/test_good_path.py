@@ -99,16 +99,15 @@ def test_another_key_under_its_name_gets_no_data(first, site):
     assert "greeting" not in shown
 
 
-@pytest.mark.parametrize("verb", ["status", "history", "explain", "plan"])
-def test_a_verb_prints_json(first, site, verb):
-    done = site.salt_run(verb, "0815")
-    assert done.status == 0, done.stdout
-    assert done.answer
-
-
-@pytest.mark.parametrize("verb", ["list", "doctor", "reconcile"])
-def test_a_verb_without_a_store_prints_json(first, site, verb):
-    done = site.salt_run(verb)
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"{verb} 0815" for verb in ("status", "history", "explain", "plan", "advance")),
+        *("list", "doctor", "reconcile", "notify store=0815"),
+    ],
+)
+def test_a_verb_prints_json(first, site, words):
+    done = site.salt_run(*words.split())
     assert done.status == 0, done.stdout
     assert done.answer is not None
 

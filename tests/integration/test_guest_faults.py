@@ -6,7 +6,7 @@ import pytest
 
 STORES = {
     "states": {"guest_pillar": {}},
-    "probes": {"verify": [{"command": "exit 3"}], "timeouts": {"verifying": 15}},
+    "probes": {"verify": [{"command": "exit 3"}], "timeouts": {"verifying": 25}},
     "lost": {"timeouts": {"restarting": 5}},
     "impostor": {},
 }
@@ -29,7 +29,7 @@ def failed(site):
         assert not site.armed(record.minion_id)
         return record
 
-    site.entered("lost", "configuring", 120)
+    site.entered("lost", "configuring", 300)
     (site.stand_ins.disk("store-lost") / "srv/stays-down").touch()
     return failed
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 import store_site
+import yaml
 
 
 @pytest.mark.parametrize(
@@ -57,10 +58,11 @@ def test_the_schedule_alone_brings_a_deployment_to_its_end(site, master):
     site.describe("hv-0815", "slow")
     site.start_hypervisors("hv-0815")
     # Every second, for a test has not the time that a store has.
-    sweep = {"store-deploy-sweep": {"seconds": 1}}
-    master(without=["50-store-deploy-engine.conf"], schedule=sweep)
+    shipped = yaml.safe_load((store_site.SHIPPED / "50-store-deploy-schedule.conf").read_text())
+    shipped["schedule"]["store-deploy-sweep"]["seconds"] = 1
+    master(without=["50-store-deploy-engine.conf"], **shipped)
     site.begin("slow", "hypervisor=hv-0815")
-    site.deployed("slow", 180)
+    site.deployed("slow")
 
 
 def test_a_hypervisors_highstate_deploys_its_store_with_a_master_that_is_not_root(site, master):
@@ -69,7 +71,7 @@ def test_a_hypervisors_highstate_deploys_its_store_with_a_master_that_is_not_roo
     site.start_hypervisors("hv-auto")
     site.reaches_its_highstate("hv-auto")
     store_site.until(lambda: site.record("auto"), 30, "the deployment begins")
-    record = site.deployed("auto", 180)
+    record = site.deployed("auto")
     assert record.requested_by == "event"
     for path in (store_site.STATE_DIR, store_site.STATE_DIR / "ledger.sqlite", store_site.AUTOSIGN):
         assert path.owner() == "salt"

@@ -5,7 +5,10 @@
 import dataclasses
 import multiprocessing
 import os
+import pathlib
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from fake_master import PILLAR
@@ -15,6 +18,7 @@ from storelib.errors import Conflict, LedgerError, Refused
 from storelib.ledger import SCHEMA_VERSION, Job, Ledger, Record
 
 FORK = multiprocessing.get_context("fork")
+CORE = {**os.environ, "PYTHONPATH": str(pathlib.Path(flow.__file__).parents[1])}
 
 
 def record(store="0815", **changes):
@@ -385,3 +389,25 @@ def test_a_writer_that_waited_too_long_says_so(path, ledger):
     other.execute("ROLLBACK")
     other.close()
     ledger.save(record())
+
+
+RING = """
+import pathlib, sys
+from storelib.ledger import Ledger
+with Ledger(pathlib.Path(sys.argv[1])) as ledger:
+    ledger.ring("hv-0815", 100.0)
+"""
+
+
+def test_opening_the_ledger_twice_in_a_process_loses_nothing_that_others_write(path, ledger):
+    saved = ledger.save(record())
+    # As the ext_pillar does while a turn is taken. A descriptor that is closed takes all locks of
+    # its process with it; then the next process to close the ledger would remove its log.
+    with Ledger(path):
+        pass
+    # Not forked: SQLite would still count the connections of this process.
+    subprocess.run([sys.executable, "-c", RING, path], env=CORE, check=True, timeout=30)
+    assert ledger.rung() == [("hv-0815", False)]
+    ledger.save(dataclasses.replace(saved, reason="kept"))
+    with Ledger(path) as again:
+        assert again.get("0815").reason == "kept"

@@ -137,7 +137,7 @@ def test_an_interface_with_a_static_address_has_its_route_and_name_servers_and_n
             "match": {"macaddress": "52:54:00:00:00:01"},
             "set-name": "eth0",
             "addresses": ["10.1.2.3/24"],
-            "routes": [{"to": "default", "via": "10.1.2.1"}],
+            "routes": [{"to": "0.0.0.0/0", "via": "10.1.2.1"}],
             "nameservers": {"addresses": ["10.1.2.1", "192.0.2.53"]},
         }
     }

@@ -182,7 +182,12 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
         states = {}
         for store in stores:
             name, eager = rung.get(store, ("", False))
-            record = advance(opts, master, books, store, eager)
+            try:
+                record = advance(opts, master, books, store, eager)
+            except StoreDeployError as err:
+                # The others have their turn all the same.
+                log.error("%s: %s; %s", store, err.reason, err.hint)
+                continue
             if record is not None:
                 states[store] = record.state
             elif name:

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 #

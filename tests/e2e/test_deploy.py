@@ -1,0 +1,166 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One store, from nothing to a verified server that gets its address by DHCP."""
+
+import json
+import re
+import stat
+import subprocess
+from xml.etree import ElementTree
+
+import pytest
+from tests.e2e.stores import GIB, OLD_SERVER, TAKINGS
+
+from storelib import lifecycle
+
+
+def test_one_command_ends_with_a_deployed_store(deployed):
+    assert deployed.answer["state"] == "deployed"
+    assert (deployed.answer["store"], deployed.answer["generation"]) == ("0815", 1)
+
+
+def test_the_operator_saw_each_state_as_it_was_entered(deployed):
+    shown = re.findall(r"^ *[\d.]+ s  (\w+)  ", deployed.progress, re.MULTILINE)
+    assert shown == [*lifecycle.FOLLOWS, "deployed"]
+
+
+def test_the_domain_runs_and_starts_with_its_hypervisor(stores, deployed):
+    told = stores.virsh("dominfo", "store-0815")
+    assert re.search(r"^State: +running$", told, re.MULTILINE)
+    assert re.search(r"^Autostart: +enable$", told, re.MULTILINE)
+    assert re.search(r"^Persistent: +yes$", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("which", [[], ["--inactive"]], ids=["running", "defined"])
+def test_the_seed_is_in_no_drive(stores, deployed, which):
+    disks = stores.virsh("domblklist", "store-0815", *which)
+    assert "store-0815.qcow2" in disks
+    assert "store-0815-data.qcow2" in disks
+    assert "seed" not in stores.xml("0815", *which)
+
+
+def test_the_seed_is_gone_from_the_hypervisors_disk(stores, deployed):
+    assert not list(stores.pool.rglob("*seed*"))
+    assert "seed" not in stores.read("ls", "-A", "/run")
+
+
+def test_the_disk_is_an_independent_one_of_the_size_asked_for(stores, deployed):
+    read = ["qemu-img", "info", "--force-share", "--output=json", stores.disk("0815")]
+    told = json.loads(subprocess.run(read, check=True, capture_output=True, timeout=60).stdout)
+    assert (told["format"], told["virtual-size"]) == ("qcow2", 6 * GIB)
+    assert "backing-filename" not in told
+    assert stat.S_IMODE(stores.disk("0815").stat().st_mode) == 0o600
+
+
+def test_the_guest_uses_the_whole_disk(stores, deployed):
+    assert int(stores.sh("0815", "stat -f -c '%b %S' / | { read n s; echo $((n * s)); }")) > 5 * GIB
+
+
+def test_nothing_of_the_domain_listens_on_the_network(stores, deployed):
+    devices = ElementTree.fromstring(stores.xml("0815")).find("devices")
+    assert devices.find("graphics") is None
+    assert {each.get("type") for each in devices.iter("serial")} == {"pty"}
+    assert {each.get("type") for each in devices.iter("console")} == {"pty"}
+    listening = stores.read("ss", "--listening", "--tcp", "--udp", "--numeric", "--processes")
+    assert "salt-master" in listening
+    assert "qemu" not in listening
+
+
+def test_the_accepted_key_is_the_guests_own_and_the_only_one(stores, deployed):
+    own = stores.sh("0815", "cat /etc/salt/pki/minion/minion.pub")
+    assert stores.keys("0815") == {"minions": own}
+
+
+def test_the_guest_has_the_key_that_its_seed_brought(stores, deployed, private_key):
+    own = stores.sh("0815", "sha256sum < /etc/salt/pki/minion/minion.pem")
+    brought = subprocess.run(["sha256sum"], input=private_key, text=True, capture_output=True)
+    assert own == brought.stdout.strip()
+
+
+def test_the_door_is_shut(stores, deployed):
+    assert not stores.autosigned("0815")
+
+
+def test_the_guest_trusts_the_master_that_deployed_it(stores, deployed):
+    trusted = stores.sh("0815", "cat /etc/salt/pki/minion/minion_master.pub")
+    assert trusted == (stores.pki / "master.pub").read_text().strip()
+
+
+def test_it_was_switched_on_once_and_booted_three_times(stores, deployed):
+    # The log of the console begins anew when a domain is started.
+    assert stores.console("0815").count("Loading Linux") == 3
+
+
+def test_it_runs_in_the_last_of_three_boots(deployed, guest):
+    boots = deployed.answer["evidence"]["boot_ids"]
+    assert len(boots) == len(set(boots)) == 3
+    assert guest["boot_id"] == boots[-1]
+
+
+def test_it_got_its_address_by_dhcp_and_its_name_from_the_pillar(guest):
+    assert (guest["address"], guest["gateway"]) == ("10.0.2.15/24", "10.0.2.2")
+    assert guest["hostname"] in ("store-0815", "store-0815.example.com")
+
+
+def test_its_highstate_used_the_stores_own_pillar(stores, deployed):
+    assert stores.sh("0815", "cat /srv/demo/hello") == "Hello from store 0815"
+    assert stores.ask("0815", "pillar.get", "greeting") == "Hello from store 0815"
+    assert not stores.ask("0815", "pillar.get", "store_server")
+
+
+def test_nothing_of_the_bootstrap_is_left_in_the_guest(stores, deployed):
+    left = stores.sh(
+        "0815",
+        "find /etc/store-deploy /var/lib/store-deploy /var/lib/cloud /run/cloud-init "
+        "/var/log/cloud-init* /etc/salt/minion.d/90-* -mindepth 0 2>/dev/null",
+    )
+    assert set(left.split()) <= {"/var/lib/cloud", "/run/cloud-init"}
+    assert not stores.ask("0815", "config.get", "startup_states")
+    assert (
+        stores.sh("0815", "ls /etc/cloud/cloud-init.disabled") == "/etc/cloud/cloud-init.disabled"
+    )
+
+
+def test_the_private_key_is_in_one_file_of_the_guest(stores, deployed):
+    # The guest looks for it: it must not become a job's argument.
+    found = stores.sh(
+        "0815",
+        "line=$(sed -n 2p /etc/salt/pki/minion/minion.pem); [ ${#line} -ge 60 ] || exit 1\n"
+        'grep --recursive --files-with-matches --fixed-strings --devices=skip -e "$line" '
+        "/etc /home /opt /root /run /srv /tmp /var 2>/dev/null",
+    )
+    assert found == "/etc/salt/pki/minion/minion.pem"
+
+
+def test_the_private_key_is_nowhere_outside_the_guest(stores, deployed, private_key):
+    line = private_key.splitlines()[1]
+    assert len(line) >= 60
+    look = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--devices=skip"]
+    own = stores.disk("0815").name
+    found = subprocess.run(
+        [*look, f"--exclude={own}", "-e", line, stores.lab.folder],
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert found.stdout == ""
+
+
+def test_root_is_locked(stores, deployed):
+    assert re.match(r"root:[!*]", stores.sh("0815", "getent shadow root"))
+
+
+def test_another_reboot_brings_the_same_server_back(stores, guest):
+    stores.sh("0815", f"echo '{OLD_SERVER}' > /srv/old-server; sync")
+    now = stores.restarted("0815", "reboot")
+    assert now.pop("boot_id") != guest["boot_id"]
+    assert now == {name: value for name, value in guest.items() if name != "boot_id"}
+
+
+def test_its_data_disk_can_be_used(stores, deployed):
+    used = stores.sh(
+        "0815",
+        "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && "
+        f"echo '{TAKINGS}' > /mnt/takings && umount /mnt && echo done",
+    )
+    assert used == "done"

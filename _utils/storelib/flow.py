@@ -116,7 +116,7 @@ def cancel(ledger: Ledger, now: float, record: Record) -> Record:
             record,
             state=state,
             since=now,
-            deadline=now + lifecycle.limit_s(state, {}),
+            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
             due=now,
             evidence=_found_again(record),
             failed_in="",

@@ -20,6 +20,8 @@ from tests.e2e.stores import Stores, until
 from tests.lab.lab import FILE_ROOT, REPO, Lab
 
 ARTIFACTS = REPO / "artifacts" / "e2e"
+# A guest without KVM on a busy machine takes its time.
+PATIENT = {"booting": 1500, "rebooting": 1200, "restarting": 1200}
 BROKEN = {"receipt-printer": {"test.fail_without_changes": [{"comment": "out of paper"}]}}
 
 
@@ -36,8 +38,11 @@ def stores(request):
             "0815",
             hostname="store-0815.example.com",
             data_disks=[{"name": "data", "size_gib": 1}],
+            timeouts=PATIENT,
         )
-        stores.describe("0816", guest_pillar={"greeting": "Hello from store 0816"})
+        stores.describe(
+            "0816", guest_pillar={"greeting": "Hello from store 0816"}, timeouts=PATIENT
+        )
         # Nobody is at that address of QEMU's network.
         stores.describe("0817", master="10.0.2.99", timeouts={"booting": 150})
         states = lab.root / FILE_ROOT

@@ -92,7 +92,7 @@ class Stores:
         top = {each: ["hypervisor", "image", f"own-{each}"] for each in hypervisors}
         (folder / "top.sls").write_text(json.dumps({"base": top}))
 
-    def deploy(self, store: str, *options: str, seconds: float = 1500) -> Outcome:
+    def deploy(self, store: str, *options: str, seconds: float = 5400) -> Outcome:
         """Deploy and watch to the end."""
         return self.salt_run("deploy.store", f"'{store}'", *options, seconds=seconds)
 
@@ -104,6 +104,11 @@ class Stores:
         """Return the server's public keys by the folder of the master's pki_dir."""
         found = self.pki.glob(f"minions*/store-{store}")
         return {path.parent.name: path.read_text().strip() for path in found}
+
+    def master_key(self) -> str:
+        """Return the master's public key."""
+        # Salt 3008 makes it a link that leads somewhere on that machine only.
+        return self.read("cat", "/etc/salt/pki/master/master.pub")
 
     def autosigned(self, store: str) -> bool:
         """Return whether the autosign file has a line that may mean the store's server."""

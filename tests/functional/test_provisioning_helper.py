@@ -143,10 +143,12 @@ def commands(tmp_path, monkeypatch):
     log = tmp_path / "calls"
     log.touch()
 
-    def add(**statuses):
+    def add(says="", **statuses):
         for name, status in statuses.items():
             script = folder / name.replace("_", "-")
-            script.write_text(f'#!/bin/sh\necho "{script.name} $*" >>{log}\nexit {status}\n')
+            script.write_text(
+                f'#!/bin/sh\necho "{script.name} $*" >>{log}\necho {says}\nexit {status}\n'
+            )
             script.chmod(0o755)
 
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -175,6 +177,14 @@ def test_a_machine_that_takes_no_order_to_reboot_is_a_fault(call, machine, comma
     monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
     answer = call("reboot", after=machine.boot_ids[0])
     assert answer.error.startswith("no reboot: systemd-run: ")
+
+
+def test_a_machine_that_is_going_down_has_its_order_already(call, machine, commands, monkeypatch):
+    add, _ = commands
+    # What systemd says of a new timer while it stops everything.
+    add(says="stopping", systemd_run=1, shutdown=1, systemctl=1)
+    monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
+    assert call("reboot", after=machine.boot_ids[0]).error == ""
 
 
 # highstate

@@ -178,7 +178,9 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             rung.update({each.store: (name, eager) for each in records})
         stores = dict.fromkeys([*rung, *books.due(time.time())])
         if sweep:
-            stores.update(dict.fromkeys(r.store for r in books.in_states(lifecycle.ACTIVE)))
+            # Answers of which no event told. What only waits for its time is left alone.
+            asked = [record for record in books.in_states(lifecycle.ACTIVE) if record.job]
+            stores.update(dict.fromkeys(record.store for record in asked))
         states = {}
         for store in stores:
             name, eager = rung.get(store, ("", False))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     __context__: dict[str, Any]
     __grains__: dict[str, Any]
     __opts__: dict[str, Any]
+    __pillar__: dict[str, Any]
     __salt__: dict[str, Any]
 
 MAX_QUEUE = 100
@@ -37,7 +38,7 @@ CONNECT_TIMEOUT_S = 5
 COMMENT_LENGTH = 500
 
 
-def boots(store, generation):
+def boots(store, generation, nonce=""):
     """
     Return which boots the guest has noted, in order, and who it is.
 
@@ -46,6 +47,9 @@ def boots(store, generation):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -61,10 +65,10 @@ def boots(store, generation):
             **_identity(),
         }
 
-    return _report("boots", store, generation, look)
+    return _report("boots", store, generation, nonce, look)
 
 
-def reboot(store, generation, after):
+def reboot(store, generation, after, nonce=""):
     """
     Reboot the guest a few seconds after this job has returned, but never twice for one order.
 
@@ -73,6 +77,9 @@ def reboot(store, generation, after):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     after
         ID of the boot to be ended. In any other boot nothing happens: the order was carried out.
@@ -91,10 +98,10 @@ def reboot(store, generation, after):
             guest.reboot_soon()
         return {"boots": guest.boots(), "boot_id": current, "rebooting": current == after}
 
-    return _report("reboot", store, generation, act)
+    return _report("reboot", store, generation, nonce, act)
 
 
-def highstate(store, generation, test=False):
+def highstate(store, generation, test=False, nonce=""):
     """
     Apply the guest's highstate, after any state run that is under way, and return a summary.
 
@@ -103,6 +110,9 @@ def highstate(store, generation, test=False):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     test
         Whether to change nothing and only tell what would change.
@@ -143,10 +153,10 @@ def highstate(store, generation, test=False):
             )
         return facts
 
-    return _report("highstate", store, generation, act)
+    return _report("highstate", store, generation, nonce, act)
 
 
-def settle(store, generation):
+def settle(store, generation, nonce=""):
     """
     Make network and hostname stay as they are, and switch cloud-init off for good.
 
@@ -159,16 +169,19 @@ def settle(store, generation):
     generation
         Number of the deployment, an integer.
 
+    nonce
+        What the runner sends to have the report sealed for its question.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt store-0815 provisioning_helper.settle store="'0815'" generation=1
     """
-    return _report("settle", store, generation, guest.settle)
+    return _report("settle", store, generation, nonce, guest.settle)
 
 
-def probe(store, generation, checks):
+def probe(store, generation, checks, nonce=""):
     """
     Try whether the server serves.
 
@@ -177,6 +190,9 @@ def probe(store, generation, checks):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     checks
         List of ``{tcp: <port>}``, ``{service: <name>}`` and ``{command: <shell command>}``; a
@@ -215,10 +231,10 @@ def probe(store, generation, checks):
             )
         return facts
 
-    return _report("probe", store, generation, look)
+    return _report("probe", store, generation, nonce, look)
 
 
-def cleanup(store, generation):
+def cleanup(store, generation, nonce=""):
     """
     Remove bootstrap data and each copy of the seed from the guest.
 
@@ -229,6 +245,9 @@ def cleanup(store, generation):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     The fact ``left`` lists the paths that could not be removed.
 
@@ -249,10 +268,10 @@ def cleanup(store, generation):
             )
         return {"left": left}
 
-    return _report("cleanup", store, generation, act)
+    return _report("cleanup", store, generation, nonce, act)
 
 
-def facts(store, generation):
+def facts(store, generation, nonce=""):
     """
     Return what tells this guest from another one, and what is left of its deployment.
 
@@ -261,6 +280,9 @@ def facts(store, generation):
 
     generation
         Number of the deployment, an integer.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -279,10 +301,10 @@ def facts(store, generation):
             "left": guest.left(),
         }
 
-    return _report("facts", store, generation, look)
+    return _report("facts", store, generation, nonce, look)
 
 
-def _report(step, store, generation, act):
+def _report(step, store, generation, nonce, act):
     """Return the report on what ``act`` found, whether it ended well or by a fault."""
     found, error, hint = {}, "", ""
     try:
@@ -293,7 +315,8 @@ def _report(step, store, generation, act):
     except OSError as err:
         error, hint = f"{step} failed in the guest: {err}", "Look at the guest's disk, then retry."
     __context__["retcode"] = 1 if error else 0
-    return report.made(store, generation, step, found, error, hint)
+    shared = __pillar__.get("store_deploy", {}).get("secret", "")
+    return report.sealed(report.made(store, generation, step, found, error, hint), nonce, shared)
 
 
 def _identity():

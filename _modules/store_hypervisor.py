@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     __context__: dict[str, Any]
     __opts__: dict[str, Any]
+    __pillar__: dict[str, Any]
     __salt__: dict[str, Any]
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def _reporting(step):
     """Turn what a step returns or raises into its report."""
 
     @functools.wraps(step)
-    def reported(spec, generation, **arguments):
+    def reported(spec, generation, nonce="", **arguments):
         fault, facts = None, {}
         try:
             facts = step(spec, generation, **arguments)
@@ -74,11 +75,12 @@ def _reporting(step):
         __context__["retcode"] = 1 if fault else 0
         if fault:
             log.error("%s: %s: %s", spec["store"], step.__name__, fault)
-        return report.made(
+        told = report.made(
             *(spec, generation, step.__name__, facts),
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
+        return report.sealed(told, nonce, __pillar__.get("store_deploy", {}).get("secret", ""))
 
     return reported
 
@@ -131,7 +133,7 @@ def _seed_facts(place):
 
 
 @_reporting
-def facts(spec, generation):
+def facts(spec, generation, nonce=""):
     """
     Read what the hypervisor has and lacks for this store. Changes nothing.
 
@@ -143,6 +145,9 @@ def facts(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -210,7 +215,7 @@ def facts(spec, generation):
 
 
 @_reporting
-def stage(spec, generation):
+def stage(spec, generation, nonce=""):
     """
     Bring the image into the hypervisor's cache and check its SHA-256.
 
@@ -222,6 +227,9 @@ def stage(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -237,7 +245,7 @@ def stage(spec, generation):
 
 
 @_reporting
-def clear(spec, generation, public_key=None):
+def clear(spec, generation, public_key=None, nonce=""):
     """
     Set the store's old server aside: its disk, definition, NVRAM and public key together.
 
@@ -250,6 +258,9 @@ def clear(spec, generation, public_key=None):
 
     generation
         Number of the deployment that makes room for itself.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     public_key
         The old guest's public key (PEM), used if its definition does not hold it.
@@ -309,7 +320,7 @@ def _set_aside(connection, spec, place, known, generation, public_key):
 
 
 @_reporting
-def define(spec, generation, master_public_key):
+def define(spec, generation, master_public_key, nonce=""):
     """
     Define the store's new server: disk from the staged image, data disks, key pair, seed, domain.
 
@@ -321,6 +332,9 @@ def define(spec, generation, master_public_key):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     master_public_key
         Public key (PEM) of the only master that the guest may trust.
@@ -404,7 +418,7 @@ def _defined(connection, spec, place):
 
 
 @_reporting
-def start(spec, generation):
+def start(spec, generation, nonce=""):
     """
     Start the store's server and see that it keeps running.
 
@@ -416,6 +430,9 @@ def start(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -464,7 +481,7 @@ def _attempt(connection, name, steady_s, found):
 
 
 @_reporting
-def finish(spec, generation):
+def finish(spec, generation, nonce=""):
     """
     Take the seed away from the store's server, for good, and switch its autostart on.
 
@@ -476,6 +493,9 @@ def finish(spec, generation):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     CLI Example:
 
@@ -502,7 +522,57 @@ def finish(spec, generation):
 
 
 @_reporting
-def console(spec, generation, lines=50):
+def discard(spec, generation, nonce=""):
+    """
+    Remove the server that this deployment made: domain, system disk, NVRAM and seed.
+
+    A server of another deployment is left alone, and so are data disks and what was set aside.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.discard spec='{"store": "0815", ...}' generation=2
+    """
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        intent = {"store": spec["store"], "generation": generation}
+        if known["exists"] and known["generation"] == generation:
+            domain = domains.lookup(connection, spec["minion_id"])
+            # Killed from here on, the next call still knows whose files these are.
+            folder(place.intent.parent)
+            write(place.intent, json.dumps(intent))
+            if domain.isActive():
+                domain.destroy()
+            nvram = domains.description(domain).findtext("os/nvram") or place.nvram
+            Path(nvram).unlink(missing_ok=True)
+            domains.undefine(domain)
+        if read_json(place.intent) == intent:
+            guest.remove_seed(place)
+            disks_made = [
+                place.disk,
+                *(place.data_disk(data["name"]) for data in spec["data_disks"]),
+            ]
+            for file in (*map(unfinished, disks_made), place.disk, place.nvram, place.intent):
+                file.unlink(missing_ok=True)
+        return {
+            "domain": domains.facts(connection, spec, place),
+            "disk": disks.facts(place.disk),
+            "seed": _seed_facts(place),
+        }
+
+
+@_reporting
+def console(spec, generation, lines=50, nonce=""):
     """
     Return the last lines that the store's server wrote to its serial console.
 
@@ -511,6 +581,9 @@ def console(spec, generation, lines=50):
 
     generation
         Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
 
     lines
         How many lines.

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Give a store server its ``guest_pillar``.
+Give a store server its ``guest_pillar``, and it and its hypervisor the secret for their reports.
 
-Only while its accepted key is the one that was made for it, checked at each compile: whoever else
+Only while the minion's accepted key is the recorded one, checked at each compile: whoever else
 calls itself by its minion ID gets nothing.
 
 .. code-block:: yaml
@@ -17,7 +17,7 @@ calls itself by its minion ID gets nothing.
 import logging
 from typing import TYPE_CHECKING
 
-from storelib import spec
+from storelib import seal, spec
 from storelib.errors import StoreDeployError
 from storelib.ledger import Ledger
 from storelib.master import keys, salt_world, settings
@@ -31,8 +31,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def _guest_pillar(opts, record):
+    try:
+        return spec.guest_pillar(salt_world.store_server(opts, record.hypervisor))
+    except StoreDeployError as err:
+        # It must be able to tell of the fault that this will be: the secret is given all the same.
+        log.error("%s: no guest_pillar: %s; %s", record.store, err.reason, err.hint)
+        return {}
+
+
 def ext_pillar(minion_id, pillar):
-    """Return the ``guest_pillar`` that the pillar of the minion's hypervisor holds now."""
+    """
+    Return what a store server or a hypervisor of ours gets.
+
+    A store server: the ``guest_pillar`` that the pillar of its hypervisor holds now. Both: the
+    secret that they seal their reports with.
+    """
     # Salt compiles pillar with the minion's view of the configuration.
     opts = {**__opts__, "__role": "master"}
     path = settings.ledger_path(opts)
@@ -40,12 +54,19 @@ def ext_pillar(minion_id, pillar):
         return {}
     try:
         with Ledger(path) as ledger:
-            records = [r for r in ledger.of_minion(minion_id) if r.minion_id == minion_id]
+            records = ledger.of_minion(minion_id)
         for record in records:
-            ours = record.evidence.get("public_key", "")
-            if ours and keys.same(keys.known(opts, minion_id).get(ACCEPTED, ""), ours):
-                return spec.guest_pillar(salt_world.store_server(opts, record.hypervisor))
-            log.warning("%s: %s gets no guest_pillar: not its key", record.store, minion_id)
+            guest = record.minion_id == minion_id
+            ours = record.evidence.get("public_key" if guest else "hypervisor_key", "")
+            if not ours:
+                # Not used yet: there is no key that it should have.
+                continue
+            if not keys.same(keys.known(opts, minion_id).get(ACCEPTED, ""), ours):
+                log.warning("%s: %s gets nothing: it has not its key", record.store, minion_id)
+                continue
+            secret = seal.secret(settings.root_secret(opts), minion_id, ours)
+            data = _guest_pillar(opts, record) if guest else {}
+            return {**data, "store_deploy": {"secret": secret}}
     except StoreDeployError as err:
-        log.error("%s gets no guest_pillar: %s; %s", minion_id, err.reason, err.hint)
+        log.error("%s gets nothing: %s; %s", minion_id, err.reason, err.hint)
     return {}

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from storelib import lifecycle, spec, views
+from storelib import flow, lifecycle, spec, views
 from storelib.errors import Refused, StoreDeployError
 from storelib.master import doctor as physician
 from storelib.master import office
@@ -108,8 +108,10 @@ def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
     record = office.watch(__opts__, record, timeout, _tell)
     answer = views.record(record)
     if record.state != "deployed":
-        still = f"store {store} is still {record.state}; the deployment goes on"
-        answer["error"] = record.reason if not record.active else still
+        still = "still " if record.active else ""
+        answer["error"] = f"store {store} is {still}{record.state}"
+        if record.state == "failed":
+            answer["error"] = record.reason
         answer["hint"] = record.next_action or f"salt-run deploy.explain {store}"
         answer["retcode"] = 1
     return answer
@@ -215,6 +217,77 @@ def explain(store):
     """
     with office.ledger(__opts__) as books:
         return views.explain(office.found(books, store), time.time())
+
+
+@_verb
+def cancel(store):
+    """
+    Stop the store's deployment, or give up a failed one, and remove what was made of the server.
+
+    The old server, if there was one, stays set aside. While the hypervisor is away the deployment
+    is ``cancelling``, and is cancelled when it is back.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.cancel "'0815'"
+    """
+    return views.record(office.change(__opts__, store, flow.cancel))
+
+
+@_verb
+def hold(store):
+    """
+    Let the store's deployment rest before its next step, with its deadline stopped.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.hold "'0815'"
+    """
+    return views.record(office.change(__opts__, store, flow.hold))
+
+
+@_verb
+def release(store):
+    """
+    Let a held deployment go on.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.release "'0815'"
+    """
+    return views.record(office.change(__opts__, store, flow.release))
+
+
+@_verb
+def retry(store):
+    """
+    Go on with a failed deployment, at the earliest step that is needed.
+
+    store
+        ID of the store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.retry "'0815'"
+    """
+    return views.record(office.change(__opts__, store, flow.retry))
 
 
 @_verb

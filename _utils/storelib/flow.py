@@ -27,6 +27,16 @@ from storelib.world import World
 
 log = logging.getLogger(__name__)
 
+FOUND_AGAIN = (
+    *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
+    *("failure", "mended", "late"),
+)
+"""Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
+
+CONSOLE_LINES = 5
+CONSOLE_S = 15.0
+"""How long a deployment whose time is over waits for the last words of its guest."""
+
 
 @contextlib.contextmanager
 def locked(folder: Path, store: str) -> Iterator[bool]:
@@ -59,7 +69,7 @@ def begin(
     not said.
     """
     old = ledger.get(spec.store)
-    if old and old.active:
+    if old and old.state in lifecycle.OPEN:
         raise Refused(
             f"store {spec.store} is being deployed already: {old.state} since deployment "
             f"{old.generation} began on {old.hypervisor}",
@@ -97,6 +107,109 @@ def begin(
         ) from err
 
 
+def cancel(ledger: Ledger, now: float, record: Record) -> Record:
+    """Stop a deployment for good; what was made of the new server is removed."""
+    state = lifecycle.CANCELLING.name
+    _may(record, state)
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=state,
+            since=now,
+            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
+            due=now,
+            evidence=_found_again(record),
+            failed_in="",
+            resumes="",
+            held_in="",
+            left_s=None,
+            reason="",
+            next_action="",
+        ),
+        change="deploy.cancel",
+    )
+
+
+def hold(ledger: Ledger, now: float, record: Record) -> Record:
+    """Let the deployment rest before its next step; a job that is under way goes on."""
+    state = lifecycle.HELD.name
+    _may(record, state)
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=state,
+            since=now,
+            deadline=None,
+            due=None,
+            held_in=record.state,
+            left_s=None if record.deadline is None else record.deadline - now,
+            reason="",
+        ),
+        change="deploy.hold",
+    )
+
+
+def release(ledger: Ledger, now: float, record: Record) -> Record:
+    """Let a held deployment go on where it was, with the time that it had left."""
+    if record.state != lifecycle.HELD.name:
+        raise Refused(
+            f"store {record.store} is {record.state}, not held",
+            f"see: salt-run deploy.explain {record.store}",
+        )
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=record.held_in,
+            since=now,
+            deadline=None if record.left_s is None else now + record.left_s,
+            due=now,
+            held_in="",
+            left_s=None,
+        ),
+        change="deploy.release",
+    )
+
+
+def retry(ledger: Ledger, now: float, record: Record) -> Record:
+    """Go on with a failed deployment at the earliest step that is needed."""
+    if record.state != lifecycle.FAILED.name or record.failed_in not in lifecycle.RESUMES:
+        raise Refused(
+            f"store {record.store} is {record.state}: there is nothing to retry",
+            f"see what can be done: salt-run deploy.explain {record.store}",
+        )
+    wanted = lifecycle.RESUMES[record.failed_in]
+    # Work needs a slot first; who had none yet goes on without one.
+    state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
+    return ledger.save(
+        dataclasses.replace(
+            record,
+            state=state,
+            since=now,
+            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
+            due=now,
+            resumes=resumes,
+            evidence=_found_again(record),
+            failed_in="",
+            reason="",
+            next_action="",
+        ),
+        change=f"deploy.retry, goes on in {wanted}",
+    )
+
+
+def _found_again(record: Record) -> dict[str, Any]:
+    """Return the evidence that still holds when a deployment leaves the state that it was in."""
+    return {key: value for key, value in record.evidence.items() if key not in FOUND_AGAIN}
+
+
+def _may(record: Record, state: str) -> None:
+    if (record.state, state) not in lifecycle.TRANSITIONS:
+        raise Refused(
+            f"store {record.store} is {record.state} and cannot become {state}",
+            f"see what can be done: salt-run deploy.explain {record.store}",
+        )
+
+
 def advance(
     world: World, ledger: Ledger, store: str, max_active: int, rung: bool = False
 ) -> Record | None:
@@ -127,11 +240,13 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
     """Call the state's step; return the record as it now is and whether its state changed."""
     record = turn.record
     now = turn.world.now()
+    if "late" in record.evidence:
+        return _end(turn)
     try:
         if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
             raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
         evidence = STEPS[record.state](turn)
-        following = lifecycle.FOLLOWS[record.state]
+        following = record.resumes or lifecycle.FOLLOWS[record.state]
         return _enter(turn, following, "", max_active=max_active, found=evidence), True
     except Waiting as err:
         wait = err
@@ -146,11 +261,41 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         wait = Waiting(f"{type(err).__name__}: {err}")
     why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
+        # From now on nothing is done any more but to ask for the guest's last words.
         limit = int(record.deadline - record.since)
-        return _fail(turn, f"{record.state} was not over after {limit} s: {why}", ""), True
+        why = f"{record.state} was not over after {limit} s: {why}"
+        late = {"why": why, "until": now + CONSOLE_S}
+        turn.save(evidence={**turn.record.evidence, "late": late}, job=None)
+        return _end(turn)
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
     turn.save(reason=why, due=due)
     return turn.record, False
+
+
+def _end(turn: Turn) -> tuple[Record, bool]:
+    """Fail a deployment whose time is over, with its guest's last words if they come soon."""
+    late, now = turn.record.evidence["late"], turn.world.now()
+    said = ""
+    if turn.record.state in lifecycle.WITH_GUEST:
+        try:
+            answer = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES)
+            said = _in_one_line(answer.facts["lines"])
+        except Waiting:
+            if now < late["until"]:
+                turn.save(due=now + 1)
+                return turn.record, False
+        except LedgerError:
+            raise
+        except Exception as err:
+            # They are a help, no more: without them it ends, too.
+            log.warning("%s: no console: %s", turn.record.store, err)
+    console = f"; its console ended with: {said}" if said else ""
+    return _fail(turn, late["why"] + console, ""), True
+
+
+def _in_one_line(lines: list[str]) -> str:
+    printable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
+    return " | ".join(filter(None, printable))
 
 
 def _enter(
@@ -177,6 +322,7 @@ def _enter(
             attempts=found.pop("attempts", record.attempts),
             evidence={**record.evidence, **found},
             job=None,
+            resumes="",
             reason=reason,
             **changes,
         ),
@@ -193,6 +339,7 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
+    verb = "retry" if record.state in lifecycle.RESUMES else "cancel"
     try:
         turn.world.disarm(record.minion_id)
     except StoreDeployError as err:
@@ -202,7 +349,7 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         lifecycle.FAILED.name,
         reason,
         failed_in=record.state,
-        next_action=hint or f"find the cause, then: salt-run deploy.store {record.store}",
+        next_action=hint or f"find the cause, then: salt-run deploy.{verb} {record.store}",
     )
 
 

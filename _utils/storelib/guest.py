@@ -128,7 +128,18 @@ def reboot_soon() -> None:
         except (OSError, subprocess.SubprocessError) as err:
             said = getattr(err, "stderr", None) or err
             refusals.append(f"{command[0]}: {str(said).strip()}")
-    raise Fault(f"no reboot: {'; '.join(refusals)}", "Reboot the guest by hand.")
+    # A machine that is going down takes no more orders: that is the reboot that was ordered before.
+    if not _going_down():
+        raise Fault(f"no reboot: {'; '.join(refusals)}", "Reboot the guest by hand.")
+
+
+def _going_down() -> bool:
+    try:
+        asked = ["systemctl", "is-system-running"]
+        done = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.stdout.strip() == "stopping"
 
 
 def identity() -> dict[str, Any]:

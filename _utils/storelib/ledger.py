@@ -80,6 +80,12 @@ class Record:
     evidence: dict[str, Any] = field(default_factory=dict)
     job: Job | None = None
     failed_in: str = ""
+    resumes: str = ""
+    """The state that a retry goes on in, once it has a slot again."""
+    held_in: str = ""
+    """The state to go on in when the hold is released."""
+    left_s: float | None = None
+    """Seconds that a held state had left."""
     reason: str = ""
     next_action: str = ""
     due: float | None = None
@@ -197,8 +203,9 @@ class Ledger:
 
     def slot_free(self, record: Record, max_active: int) -> bool:
         """Say whether ``record``, which is queued, is the next to get a slot."""
-        records = self.in_states(lifecycle.SLOT | {record.state})
-        working = [other for other in records if other.state in lifecycle.SLOT]
+        records = self.in_states(lifecycle.SLOT | {record.state, lifecycle.HELD.name})
+        # What is held keeps its slot.
+        working = [other for other in records if (other.held_in or other.state) in lifecycle.SLOT]
         earlier = [
             other
             for other in records

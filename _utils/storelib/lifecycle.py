@@ -117,28 +117,68 @@ PATH = (
 )
 """The states that a deployment passes, in order."""
 
+CANCELLING = State(
+    "cancelling",
+    "removes what was made of the new server",
+    "domain, disk, seed, key and autosign entry of this deployment are gone",
+    7 * 24 * HOUR,
+    "nothing is left to undo",
+)
 DEPLOYED = State("deployed", "the store server is verified")
 FAILED = State("failed", "it stopped; failed_in and reason say where and why")
+CANCELLED = State("cancelled", "nothing of the new server is left; the old one is set aside")
+HELD = State("held", "it waits for deploy.release; its deadline is stopped")
 
-STATES = {state.name: state for state in (*PATH, DEPLOYED, FAILED)}
+STATES = {state.name: state for state in (*PATH, CANCELLING, DEPLOYED, FAILED, CANCELLED, HELD)}
 FIRST = PATH[0].name
-ACTIVE = frozenset(state.name for state in PATH)
+PASSED = frozenset(state.name for state in PATH)
+"""States on the way to ``deployed``."""
+
+ACTIVE = PASSED | {CANCELLING.name}
 """States that move by themselves."""
+
+OPEN = ACTIVE | {HELD.name}
+"""States of a deployment that is not over."""
 
 SLOT = frozenset(state.name for state in PATH[2:])
 """States that hold a slot: work is being done on the hypervisor or in its guest."""
 
+WITH_GUEST = frozenset(state.name for state in PATH[6:])
+"""States in which a guest runs, whose console may say why it goes no further."""
+
 FOLLOWS = {
-    state.name: following.name for state, following in zip(PATH, (*PATH[1:], DEPLOYED), strict=True)
+    state.name: following.name
+    for state, following in (
+        *zip(PATH, (*PATH[1:], DEPLOYED), strict=True),
+        (CANCELLING, CANCELLED),
+    )
 }
-"""The state after each state of the path."""
+"""The state after each state that moves by itself."""
+
+RESUMES = {
+    **{state.name: state.name for state in PATH},
+    # The guest may have lost its key, or be off: it is let in and started anew.
+    "booting": "starting",
+}
+"""Where a retry goes on, by the state that failed: steps can be repeated, earlier ones held."""
 
 
 def _transitions() -> dict[tuple[str, str], str]:
     table = {(name, following): STATES[name].over for name, following in FOLLOWS.items()}
     for name in FOLLOWS:
         table[name, FAILED.name] = "a fault, or its limit passed"
-    table[FAILED.name, FIRST] = "deploy.store, as a new generation"
+    passed = [state.name for state in PATH]
+    for name in passed:
+        table[name, HELD.name] = "deploy.hold"
+        table[HELD.name, name] = "deploy.release"
+    # A retry takes a slot again, and goes on where it failed.
+    for name in passed[3:]:
+        table["queued", name] = "deploy.retry"
+    for name in (*passed, HELD.name, FAILED.name):
+        table[name, CANCELLING.name] = "deploy.cancel"
+    table[FAILED.name, "queued"] = "deploy.retry"
+    table[FAILED.name, FIRST] = "deploy.store, as a new generation, or deploy.retry"
+    table[CANCELLED.name, FIRST] = "deploy.store, as a new generation"
     table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True, as a new generation"
     return table
 
@@ -165,7 +205,12 @@ def diagram() -> str:
     lines += [
         f"    {state} --> {following}: {why}"
         for (state, following), why in TRANSITIONS.items()
-        if state not in ACTIVE
+        if state not in OPEN
     ]
-    lines += [f"    note right of {FIRST}", "        any state before deployed can become failed"]
+    lines += [
+        f"    note right of {FIRST}",
+        "        any state before deployed can become failed, held or cancelling",
+        "        deploy.release goes on where it was held",
+        "        deploy.retry goes on, with a slot, where it failed",
+    ]
     return "\n".join([*lines, "    end note", f"    {DEPLOYED.name} --> [*]"])

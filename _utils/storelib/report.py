@@ -9,15 +9,20 @@ nowhere else, so that one place decides what a report is and whether it is belie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storelib import __version__
+from storelib import __version__, seal
 
 
 class NotAReport(ValueError):
     """The job returned something else: an error text of Salt's, or another module's data."""
+
+
+class Unsealed(NotAReport):
+    """It looks like a report, and anybody may have sent it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Report:
     hint: str
     facts: dict[str, Any]
     version: str
+    nonce: str
+    seal: str
 
 
 TYPES = {
@@ -43,6 +50,8 @@ TYPES = {
     "hint": str,
     "facts": dict,
     "version": str,
+    "nonce": str,
+    "seal": str,
 }
 """Exactly these, as a job's return is any minion's word."""
 
@@ -78,7 +87,32 @@ def made(
         "hint": hint,
         "facts": dict(facts),
         "version": __version__,
+        "nonce": "",
+        "seal": "",
     }
+
+
+def sealed(report: Mapping[str, Any], nonce: str, shared: str) -> dict[str, Any]:
+    """
+    Return the report with its seal; without one if the minion has no secret yet.
+
+    nonce
+        What the master sent with its question, so that no old report can be told again.
+    shared
+        The secret that the minion shares with the master.
+    """
+    # What the master reads has been through JSON's types: tuples are lists there, keys strings.
+    content = {**json.loads(json.dumps(report)), "nonce": nonce, "seal": ""}
+    return {**content, "seal": seal.of(content, shared) if shared else ""}
+
+
+def believed(returned: object, nonces: Sequence[str], shared: str) -> bool:
+    """Say whether a report is sealed by the minion that was asked, and answers this question."""
+    return (
+        isinstance(returned, Mapping)
+        and returned.get("nonce") in nonces
+        and seal.holds({**returned, "seal": ""}, str(returned.get("seal")), shared)
+    )
 
 
 def opened(returned: object, store: str, generation: int, step: str) -> Report:

@@ -29,8 +29,11 @@ Evidence = dict[str, Any]
 def awaiting_hypervisor(turn: Turn) -> Evidence:
     """Over when the hypervisor answers and its facts suffice."""
     name = turn.record.hypervisor
-    if ACCEPTED not in turn.world.keys(name):
+    key = turn.world.keys(name).get(ACCEPTED)
+    if key is None:
         raise Waiting(f"{name} has no accepted key on this master yet", 30)
+    # From now on only who has this key is believed to be the hypervisor.
+    turn.once("hypervisor_key", lambda: key)
     wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
     if wanted["store"] != turn.record.store:
         raise Fault(
@@ -239,6 +242,37 @@ def finishing(turn: Turn) -> Evidence:
     return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}
 
 
+def cancelling(turn: Turn) -> Evidence:
+    """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
+    world, record = turn.world, turn.record
+    world.disarm(record.minion_id)
+    # Before these states nothing was done on the hypervisor, or nothing of the new server.
+    if turn.ledger.reached(record.store, record.generation, "clearing"):
+        turn.once("quiet", turn.quiet)
+    if turn.ledger.reached(record.store, record.generation, "defining"):
+        turn.once("discarded", lambda: _discarded(turn))
+    ours = record.evidence.get("public_key")
+    if ours and any(world.same_key(pem, ours) for pem in world.keys(record.minion_id).values()):
+        world.purge_key(record.minion_id)
+    return {}
+
+
+def _discarded(turn: Turn) -> Evidence:
+    facts = turn.on_hypervisor("discard").facts
+    domain = facts["domain"]
+    if domain["exists"] and domain["generation"] != turn.record.generation:
+        # Another server's, and so are the files.
+        return facts
+    left = [facts[name]["path"] for name in ("disk", "seed") if facts[name]["exists"]]
+    left += [turn.record.minion_id] if domain["exists"] else []
+    if left:
+        raise Fault(
+            f"{turn.record.hypervisor} still has {', '.join(left)}",
+            f"remove it there, then salt-run deploy.cancel {turn.record.store}",
+        )
+    return facts
+
+
 STEPS: dict[str, Callable[[Turn], Evidence]] = {
     step.__name__: step
     for step in (
@@ -254,5 +288,6 @@ STEPS: dict[str, Callable[[Turn], Evidence]] = {
         restarting,
         verifying,
         finishing,
+        cancelling,
     )
 }

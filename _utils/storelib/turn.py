@@ -11,6 +11,7 @@ found out stays in the record's evidence.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,16 @@ EARLIER = 5
 EAGER_S = 3.0
 """The same, when a bell says that the minion is there."""
 
+MENDS: dict[str, dict[str, Any]] = {
+    "saltutil.sync_all": {},
+    "saltutil.refresh_pillar": {"wait": True},
+}
+"""What brings a minion the modules, and the secret that its pillar holds."""
+
 NO_FUNCTION = "is not available"
 """Salt's words for a module that the minion has not got yet."""
+
+log = logging.getLogger(__name__)
 
 
 class Waiting(Exception):
@@ -99,39 +108,65 @@ class Turn:
     def _report(self, minion: str, function: str, quick: bool, **arguments: Any) -> report.Report:
         arguments["generation"] = self.record.generation
         job = self.record.job
-        if job and (job.minion, job.function) == (minion, "saltutil.sync_all"):
+        if job and job.minion == minion and job.function in MENDS:
             self._answer(job, quick=True)
             job = None
         if job is None or (job.minion, job.function) != (minion, function):
             job = self._publish(minion, function, arguments)
         returned = self._answer(job, quick, arguments)
-        step = function.partition(".")[2]
         try:
-            if isinstance(returned.value, str) and NO_FUNCTION in returned.value:
-                raise report.NotAReport(f"{minion}: {returned.value}")
-            answer = report.opened(returned.value, self.record.store, self.record.generation, step)
-            if answer.version != __version__:
-                raise report.NotAReport(
-                    f"{minion} has version {answer.version} of store-deploy, not {__version__}"
-                )
+            answer = self._believed(job, returned.value)
+        except report.Unsealed as err:
+            raise self._refused(minion, str(err), "saltutil.refresh_pillar") from err
         except report.NotAReport as err:
-            if self.record.state == "booting":
-                # Its first startup state brings them; a second run of that would only slow it down.
-                self.save(job=None)
-                raise Waiting(f"{minion} gets its modules from its first state", SYNC_S) from err
-            synced = [minion, self.record.state]
-            if self.record.evidence.get("synced") == synced:
-                raise Fault(
-                    str(err),
-                    f"check file_roots and module_dirs (deploy.doctor), then salt {minion} "
-                    "saltutil.sync_all and look at what it says",
-                ) from err
-            self.save(evidence={**self.record.evidence, "synced": synced})
-            self._publish(minion, "saltutil.sync_all", {})
-            raise Waiting(f"{minion} gets its modules", SYNC_S) from err
+            raise self._refused(minion, str(err), "saltutil.sync_all") from err
+        if answer.version != __version__:
+            raise self._mending(minion, "saltutil.sync_all") or Fault(
+                f"{minion} has version {answer.version} of store-deploy, not {__version__}",
+                f"salt {minion} saltutil.sync_all, then salt-run deploy.retry {self.record.store}",
+            )
         # The answer is used up: what asks again, asks anew.
         self.record = dataclasses.replace(self.record, job=None)
         return answer
+
+    def _believed(self, job: Job, value: Any) -> report.Report:
+        """Return the report, if it is one and sealed by the minion with the key that we know."""
+        record, step = self.record, job.function.partition(".")[2]
+        whose = "public_key" if job.minion == record.minion_id else "hypervisor_key"
+        shared = self.world.secret(job.minion, record.evidence[whose])
+        answer = report.opened(value, record.store, record.generation, step)
+        if not report.believed(value, (job.jid, *job.earlier), shared):
+            raise report.Unsealed(f"{job.minion} sent a report on {step} without its seal")
+        return answer
+
+    def _refused(self, minion: str, why: str, mend: str) -> Waiting:
+        """Put aside what may be forged: it neither moves the deployment nor fails it."""
+        waiting = self._mending(minion, mend)
+        if waiting is not None:
+            return waiting
+        record = self.record
+        # A stranger's text, on its way to a log and a terminal.
+        why = "".join(char if char.isprintable() else " " for char in why)
+        log.warning("%s: refused: %s", record.store, why)
+        count = record.evidence.get("refused", {"count": 0})["count"] + 1
+        refused = {"count": count, "last": why, "at": self.world.now()}
+        self.save(job=None, evidence={**record.evidence, "refused": refused})
+        return Waiting(f"refused: {why}", SYNC_S)
+
+    def _mending(self, minion: str, mend: str) -> Waiting | None:
+        """Send what an honest minion may lack; ``None`` if it was sent in this state already."""
+        record = self.record
+        if record.state == "booting" and mend == "saltutil.sync_all":
+            # Its first startup state brings them; a second run of that would only slow it down.
+            self.save(job=None)
+            return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
+        mended = record.evidence.get("mended", [])
+        this = [record.state, minion, mend]
+        if this in mended:
+            return None
+        self.save(evidence={**record.evidence, "mended": [*mended, this]})
+        self._publish(minion, mend, MENDS[mend])
+        return Waiting(f"{minion} is new to us: {mend}", SYNC_S)
 
     def _publish(self, minion: str, function: str, arguments: dict[str, Any]) -> Job:
         old = self.record.job
@@ -139,7 +174,9 @@ class Turn:
         earlier = (*old.earlier, old.jid)[-EARLIER:] if old and again else ()
         job = Job(self.world.new_jid(), minion, function, self.world.now(), earlier)
         self.save(job=job)
-        self.world.publish(job.jid, minion, function, arguments)
+        # The JID is new with each question: it is the nonce, too.
+        nonce = {} if function in MENDS else {"nonce": job.jid}
+        self.world.publish(job.jid, minion, function, {**arguments, **nonce})
         return job
 
     def _answer(self, job: Job, quick: bool, arguments: dict[str, Any] | None = None) -> Returned:
@@ -152,19 +189,31 @@ class Turn:
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):
                 self._publish(job.minion, job.function, arguments or {})
-        elif job.probe:
-            asked = self.world.returned(job.probe, job.minion)
-            if asked is not None and asked.value:
-                self.save(job=dataclasses.replace(job, probe=""))
-                waiting = Waiting(f"{job.minion} is at work: {job.function}", PROBE_S)
-            elif asked is not None and self._first_return(job) is None:
-                # It is not running and nothing came back: the job or its return was lost.
-                self._publish(job.minion, job.function, arguments or {})
-            elif silent >= (EAGER_S if self.rung else PROBE_S):
-                self._probe(job)
+        elif self._lost(job, silent):
+            self._publish(job.minion, job.function, arguments or {})
+        raise waiting
+
+    def quiet(self) -> bool:
+        """Wait until the hypervisor's job that was under way at the cancelling has ended."""
+        job = self.record.job
+        # A guest's job ends with the guest.
+        if job is None or job.minion != self.record.hypervisor:
+            return True
+        silent = self.world.now() - max(job.at, job.probe_at)
+        if self._first_return(job) is None and not self._lost(job, silent):
+            raise Waiting(f"{job.minion} is still at work: {job.function}", PROBE_S)
+        return True
+
+    def _lost(self, job: Job, silent: float) -> bool:
+        """Say whether a job is not running though nothing came back; else ask, if it is time."""
+        asked = self.world.returned(job.probe, job.minion) if job.probe else None
+        if asked is not None and asked.value:
+            self.save(job=dataclasses.replace(job, probe=""))
+        elif asked is not None:
+            return self._first_return(job) is None
         elif silent >= (EAGER_S if self.rung else PROBE_S):
             self._probe(job)
-        raise waiting
+        return False
 
     def _first_return(self, job: Job) -> Returned | None:
         jids = (job.jid, *job.earlier)

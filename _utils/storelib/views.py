@@ -12,7 +12,15 @@ from typing import Any
 from storelib import lifecycle
 from storelib.ledger import Change, Record
 
-HIDDEN = ("public_key", "old_public_key", "synced", "probe_tries")
+HIDDEN = (
+    "public_key",
+    "old_public_key",
+    "hypervisor_key",
+    "mended",
+    "probe_tries",
+    "late",
+    "quiet",
+)
 """Evidence that is for the machine only."""
 
 
@@ -65,7 +73,7 @@ def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
     """Return the history with the seconds spent in each state."""
     rows = []
     for change, following in zip(changes, [*changes[1:], None], strict=False):
-        ended = following.at if following else now if change.state in lifecycle.ACTIVE else None
+        ended = following.at if following else now if change.state in lifecycle.OPEN else None
         rows.append(
             {
                 "generation": change.generation,
@@ -92,11 +100,26 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         told["waits_for"] = this.reason or "nothing: its next step is due"
         told["at_deadline"] = f"fails at {when(this.deadline)}"
         told["you_can"] = [f"watch it: salt-run deploy.history {this.store}"]
+        if this.state in lifecycle.PASSED:
+            told["you_can"] += [
+                f"salt-run deploy.{verb} {this.store}" for verb in ("hold", "cancel")
+            ]
     elif this.state == lifecycle.FAILED.name:
         told["failed_in"] = f"{this.failed_in}: {lifecycle.STATES[this.failed_in].happens}"
         told["reason"] = this.reason
         told["undo"] = lifecycle.STATES[this.failed_in].undo
-        told["you_can"] = [this.next_action, f"deploy again: salt-run deploy.store {this.store}"]
+        told["you_can"] = [this.next_action]
+        if this.failed_in in lifecycle.RESUMES:
+            told["you_can"] += [f"go on where it failed: salt-run deploy.retry {this.store}"]
+        told["you_can"] += [
+            f"remove what was made: salt-run deploy.cancel {this.store}",
+            f"begin anew: salt-run deploy.store {this.store}",
+        ]
+    elif this.state == lifecycle.HELD.name:
+        told["held_in"] = this.held_in
+        told["you_can"] = [f"salt-run deploy.{verb} {this.store}" for verb in ("release", "cancel")]
+    elif this.state == lifecycle.CANCELLED.name:
+        told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}"]
     else:
         told["you_can"] = [f"replace it: salt-run deploy.store {this.store} redeploy=True"]
     return told

@@ -61,5 +61,8 @@ class World(Protocol):
     def same_key(self, one: str, other: str) -> bool:
         """Say whether two PEM texts are the same public key."""
 
+    def secret(self, minion: str, public_key: str) -> str:
+        """Return the secret that the minion with that key seals its reports with."""
+
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire an event on the master's bus."""

@@ -21,7 +21,7 @@ def test_one_command_ends_with_a_deployed_store(deployed):
 
 def test_the_operator_saw_each_state_as_it_was_entered(deployed):
     shown = re.findall(r"^ *[\d.]+ s  (\w+)  ", deployed.progress, re.MULTILINE)
-    assert shown == [*lifecycle.FOLLOWS, "deployed"]
+    assert shown == [*(state.name for state in lifecycle.PATH), "deployed"]
 
 
 def test_the_domain_runs_and_starts_with_its_hypervisor(stores, deployed):

@@ -78,6 +78,21 @@ def test_a_job_can_name_every_argument(minion, function, kwargs):
     assert (args, rest) == ([], named)
 
 
+@pytest.mark.parametrize(("function", "kwargs"), STEPS.items())
+def test_a_report_is_sealed_if_the_pillar_has_the_secret(
+    minion, machine, monkeypatch, function, kwargs
+):
+    step = minion.modules[f"provisioning_helper.{function}"]
+    arguments = {"store": "0816", "generation": 1, **kwargs}
+    assert step(**arguments, nonce="jid-7")["seal"] == ""
+    pillar = {"store_deploy": {"secret": "5ec7e7"}}
+    monkeypatch.setitem(step.__globals__, "__pillar__", pillar)
+    told = json.loads(json.dumps(step(**arguments, nonce="jid-7")))
+    assert report.believed(told, ["jid-7"], "5ec7e7")
+    assert not report.believed(told, ["jid-8"], "5ec7e7")
+    assert not report.believed({**told, "ok": True, "error": ""}, ["jid-7"], "5ec7e7")
+
+
 def test_a_disk_that_refuses_is_reported_in_one_sentence(call, machine):
     machine.write("/var/lib/store-deploy/boots/not-a-file", "")
     answer = call("boots")
@@ -128,10 +143,12 @@ def commands(tmp_path, monkeypatch):
     log = tmp_path / "calls"
     log.touch()
 
-    def add(**statuses):
+    def add(says="", **statuses):
         for name, status in statuses.items():
             script = folder / name.replace("_", "-")
-            script.write_text(f'#!/bin/sh\necho "{script.name} $*" >>{log}\nexit {status}\n')
+            script.write_text(
+                f'#!/bin/sh\necho "{script.name} $*" >>{log}\necho {says}\nexit {status}\n'
+            )
             script.chmod(0o755)
 
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -160,6 +177,14 @@ def test_a_machine_that_takes_no_order_to_reboot_is_a_fault(call, machine, comma
     monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
     answer = call("reboot", after=machine.boot_ids[0])
     assert answer.error.startswith("no reboot: systemd-run: ")
+
+
+def test_a_machine_that_is_going_down_has_its_order_already(call, machine, commands, monkeypatch):
+    add, _ = commands
+    # What systemd says of a new timer while it stops everything.
+    add(says="stopping", systemd_run=1, shutdown=1, systemctl=1)
+    monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
+    assert call("reboot", after=machine.boot_ids[0]).error == ""
 
 
 # highstate

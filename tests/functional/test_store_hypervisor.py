@@ -25,6 +25,7 @@ import pytest
 import salt.crypt
 from cryptography.hazmat.primitives import serialization
 
+from storelib import report
 from storelib.hypervisor import Place, domains, guest, images
 
 GIB = 1024**3
@@ -186,6 +187,7 @@ def killed(monkeypatch):
                 (libvirt.virConnect, "defineXML"),
                 (libvirt.virDomain, "undefineFlags"),
                 (libvirt.virDomain, "setAutostart"),
+                (libvirt.virDomain, "destroy"),
                 (libvirt.virDomain, "detachDeviceFlags"),
                 (libvirt.virDomain, "updateDeviceFlags"),
             ):
@@ -300,6 +302,33 @@ def foreign(connection, metadata=""):
     )
     domain.create()
     return domain
+
+
+# reports
+
+
+SECRET = "5ec7e7" * 8
+
+
+@pytest.fixture
+def secret(modules, monkeypatch):
+    """Let the minion have its secret in its pillar."""
+    pillar = {"store_deploy": {"secret": SECRET}}
+    monkeypatch.setitem(globals_of(modules), "__pillar__", pillar)
+
+
+@pytest.mark.parametrize("step", ["facts", "start"])
+def test_a_report_is_sealed_whether_it_is_good_or_not(call, spec, secret, step):
+    made = call(step, nonce="jid-7")
+    assert made["ok"] is (step == "facts")
+    assert report.believed(json.loads(json.dumps(made)), ["jid-7"], SECRET)
+    assert not report.believed(made, ["jid-8"], SECRET)
+    assert SECRET not in json.dumps(made)
+
+
+def test_without_a_secret_a_report_has_no_seal(call):
+    made = call("facts", nonce="jid-7")
+    assert (made["nonce"], made["seal"]) == ("jid-7", "")
 
 
 # facts
@@ -845,6 +874,76 @@ def test_the_console_shows_its_last_lines(done, place):
     assert done("console", lines=2)["lines"] == ["last but one", "last"]
 
 
+# discard
+
+
+def left(place):
+    """Return what is left of a server, but its data disks and the cached image."""
+    parts = [place.disk, place.seed, place.nvram, place.intent]
+    return [str(path) for path in (*parts, *place.pool.glob(".*.new")) if path.exists()]
+
+
+def test_a_new_server_is_discarded_and_nothing_else(done, connection, place):
+    done("stage", "define", "start")
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    place.nvram.write_text("boot order")
+    facts = done("discard")
+    assert facts["domain"] == {"exists": False}
+    assert (facts["disk"]["exists"], facts["seed"]["exists"]) == (False, False)
+    assert connection.listAllDomains() == []
+    assert left(place) == []
+    assert place.data_disk("data").exists()
+    assert place.image.exists()
+    assert done("discard") == facts
+
+
+def test_where_nothing_was_made_nothing_is_discarded(done, pool):
+    assert done("discard")["domain"] == {"exists": False}
+    assert [
+        path for path in pool.rglob("*") if path.is_file() and path.parent.name != "locks"
+    ] == []
+
+
+@pytest.mark.parametrize("generation", [1, 3])
+def test_the_server_of_another_deployment_is_not_discarded(done, connection, place, generation):
+    done("stage")
+    done("define", "start", generation=2)
+    before = connection.lookupByName("store-0815").ID()
+    facts = done("discard", generation=generation)
+    assert facts["domain"]["generation"] == 2
+    assert connection.lookupByName("store-0815").ID() == before
+    assert place.disk.exists()
+    assert place.seed.exists()
+
+
+def test_what_was_set_aside_is_not_discarded(done, place, impatient):
+    done("stage", "define")
+    put = done("clear", generation=2)["set_aside"]
+    done("define", generation=2)
+    done("discard", generation=2)
+    assert left(place) == []
+    assert pathlib.Path(put["path"], "disk.qcow2").exists()
+
+
+def test_a_disk_without_a_domain_is_not_discarded(done, place):
+    place.disk.write_text("somebody's")
+    assert done("discard")["disk"]["exists"]
+    assert place.disk.read_text() == "somebody's"
+
+
+def test_nvram_in_another_place_is_discarded_too(done, connection, place, tmp_path):
+    done("stage", "define")
+    nvram = place.pool / "vars.fd"
+    nvram.write_text("boot order")
+    defined = dumped(connection)
+    ElementTree.SubElement(defined.find("os"), "loader", {"readonly": "yes", "type": "pflash"})
+    defined.find("os/loader").text = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+    ElementTree.SubElement(defined.find("os"), "nvram").text = str(nvram)
+    connection.defineXML(ElementTree.tostring(defined, encoding="unicode"))
+    done("discard")
+    assert not nvram.exists()
+
+
 # clear
 
 
@@ -978,7 +1077,7 @@ def test_a_domain_that_is_not_ours_is_never_touched(
     domain = foreign(connection, metadata)
     before = domain.XMLDesc(), domain.ID()
     done("stage")
-    for step in ("clear", "define", "start", "finish"):
+    for step in ("clear", "define", "start", "finish", "discard"):
         assert refused(step) == (
             "the domain store-0815 on this hypervisor does not belong to store 0815"
         )
@@ -1046,6 +1145,36 @@ def test_define_goes_on_after_being_killed_at_any_line(done, place, killed, tmp_
         if not cut:
             break
     assert changes > 12, "too few changes seen: the test watches the wrong calls"
+
+
+def test_discard_goes_on_after_being_killed_at_any_line(done, connection, place, killed):
+    done("stage")
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    for changes in range(20):
+        generation = changes + 1
+        done("define", "start", generation=generation)
+        place.nvram.write_text("boot order")
+        cut = killed(changes, lambda: done("discard", generation=generation))  # noqa: B023
+        assert not done("discard", generation=generation)["domain"]["exists"]
+        assert left(place) == []
+        assert connection.listAllDomains() == []
+        if not cut:
+            break
+    assert changes > 5, "too few changes seen: the test watches the wrong calls"
+
+
+def test_a_define_that_was_killed_at_any_line_is_discarded(done, connection, place, killed):
+    done("stage")
+    for changes in range(50):
+        generation = changes + 1
+        cut = killed(changes, lambda: done("define", generation=generation))  # noqa: B023
+        done("discard", generation=generation)
+        assert left(place) == []
+        assert connection.listAllDomains() == []
+        assert not list(pathlib.Path("/run").glob("store-deploy-seed-*"))
+        if not cut:
+            break
+    assert changes > 10, "too few changes seen: the test watches the wrong calls"
 
 
 def test_finish_goes_on_after_being_killed_at_any_line(done, connection, place, killed, impatient):

@@ -10,7 +10,7 @@ import store_site
 
 from storelib import lifecycle
 
-PATH = [*lifecycle.FOLLOWS, "deployed"]
+PATH = [*(state.name for state in lifecycle.PATH), "deployed"]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@
 
 import pytest
 import salt._logging
-from fake_master import FakeMaster
+
+pytest.register_assert_rewrite("fake_master")
+from fake_master import FakeMaster  # noqa: E402
 
 # It would print what was logged once more after pytest's last line.
 salt._logging.shutdown_temp_handler()

@@ -12,7 +12,7 @@ import heapq
 import itertools
 from collections import Counter, defaultdict
 
-from storelib import flow, report
+from storelib import flow, lifecycle, report, seal
 from storelib.ledger import Ledger
 from storelib.spec import from_pillar
 from storelib.world import ACCEPTED, Returned
@@ -27,9 +27,10 @@ PILLAR = {
     "verify": [{"tcp": 22}],
 }
 BEGAN = 1_000_000.0
+PATH = [state.name for state in lifecycle.PATH]
 BOOTS_IN_S = 40
 CALLS_EVERY_S = 10
-ASKING = ("facts", "boots", "reboot", "sync_all", "find_job")
+ASKING = ("facts", "boots", "reboot", "console", "sync_all", "refresh_pillar", "find_job")
 """Functions that may be sent again while they run: they only ask, or order at most once."""
 
 
@@ -100,7 +101,11 @@ class _Point:
 
 
 class FakeMaster:
-    """See above. What a test changes is public; ``wrong`` collects what must never happen."""
+    """
+    See above. What a test changes is public; ``wrong`` collects what must never happen.
+
+    ``instead`` changes what a minion finds and seals, ``forged`` what the master then receives.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -124,6 +129,9 @@ class FakeMaster:
         self.lost = Counter()
         self.takes_s = defaultdict(lambda: 1)
         self.instead = {}
+        self.forged = {}
+        self.secretless = set()
+        self.console = []
         self._later = []
         self._order = itertools.count(1)
         self._returns = {}
@@ -240,6 +248,9 @@ class FakeMaster:
     def same_key(self, one, other):
         return "".join(one.split()) == "".join(other.split())
 
+    def secret(self, minion, public_key):
+        return seal.secret(b"the master's own", minion, public_key)
+
     def announce(self, tag, data):
         with self.point("announce"):
             self.events.append((tag, dict(data)))
@@ -262,6 +273,14 @@ class FakeMaster:
         value = self._value(function, arguments)
         if function in self.instead:
             value = self.instead[function](value)
+        if function == "saltutil.refresh_pillar":
+            self.secretless.discard(minion)
+        elif isinstance(value, dict) and "nonce" in arguments:
+            key = self.guest_key if minion == GUEST else pem("hypervisor")
+            shared = "" if minion in self.secretless else self.secret(minion, key)
+            value = report.sealed(value, arguments["nonce"], shared)
+        if function in self.forged:
+            value = self.forged[function](value)
         if self.lost[function]:
             self.lost[function] -= 1
             return
@@ -274,7 +293,7 @@ class FakeMaster:
             return {}
         store = arguments.get("store") or arguments["spec"]["store"]
         generation = arguments["generation"]
-        rest = {k: v for k, v in arguments.items() if k not in ("store", "generation")}
+        rest = {k: v for k, v in arguments.items() if k not in ("store", "generation", "nonce")}
         facts = getattr(self, f"do_{step}")(generation, **rest)
         return report.made(store, generation, step, facts)
 
@@ -316,6 +335,7 @@ class FakeMaster:
             "virtual_size": spec["disk_gib"] * GIB,
             "backing": "/pool/5e.qcow2" if spec["clone"] == "cow" else None,
         }
+        self.facts["seed"] = {"path": "/pool/store-0815-seed.iso", "exists": True}
         return {
             **{key: self.facts[key] for key in ("domain", "disk", "seed")},
             "data_disks": [],
@@ -338,9 +358,22 @@ class FakeMaster:
             "autostart": True,
         }
 
+    def do_discard(self, generation, spec):
+        if self.facts["domain"].get("generation") == generation:
+            self.up = False
+            self.facts["domain"] = {"exists": False}
+            for what in ("disk", "seed"):
+                self.facts[what] = {**self.facts[what], "exists": False}
+        return {key: self.facts[key] for key in ("domain", "disk", "seed")}
+
+    def do_console(self, generation, spec, lines):
+        return {"path": "/var/log/x", "lines": self.console[-lines:]}
+
     # The guest
 
     def _boot(self):
+        if self.facts["domain"].get("state") != "running":
+            return
         self.up = True
         self.booted.append(f"boot-{len(self.booted) + 1}")
         self._call()
@@ -396,3 +429,53 @@ class FakeMaster:
 
     def do_cleanup(self, generation):
         return {"left": []}
+
+
+# What tests say of it
+
+
+def deployed(master, **how):
+    master.begin(**how)
+    record = master.run()
+    assert record.state == "deployed", record.reason
+    return record
+
+
+def failed(master, state, reason):
+    """Run to the end, which must be this failure and leave nothing open."""
+    record = master.run()
+    assert (record.state, record.failed_in) == ("failed", state)
+    assert reason in record.reason
+    assert record.reason.isprintable()
+    assert record.next_action
+    assert not record.active
+    assert record.due is record.deadline is record.job is None
+    assert not master.armed(GUEST), "the autosign entry is gone"
+    return record
+
+
+def waits(master, reason):
+    """Run for ten minutes and more, until this is what the deployment waits for."""
+    return master.run(
+        until=lambda record: record.reason.startswith(reason) and master.time > BEGAN + 600
+    )
+
+
+def ran(master):
+    return [act.removeprefix("run ") for act in master.acts if act.startswith("run ")]
+
+
+def told(master):
+    return [data["state"] for _, data in master.events]
+
+
+def report_of(**changes):
+    return lambda value: {**value, **changes}
+
+
+def with_facts(**changes):
+    return lambda value: {**value, "facts": {**value["facts"], **changes}}
+
+
+def not_ok(error, hint="mend it"):
+    return report_of(ok=False, error=error, hint=hint)

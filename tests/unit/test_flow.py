@@ -13,12 +13,29 @@ import signal
 from collections import Counter
 
 import pytest
-from fake_master import ASKING, BEGAN, GUEST, HYPERVISOR, PILLAR, FakeMaster, Killed, pem
+from fake_master import (
+    ASKING,
+    BEGAN,
+    GUEST,
+    HYPERVISOR,
+    PATH,
+    PILLAR,
+    FakeMaster,
+    Killed,
+    deployed,
+    failed,
+    not_ok,
+    pem,
+    ran,
+    report_of,
+    told,
+    waits,
+    with_facts,
+)
 
-from storelib import __version__, flow, lifecycle, spec, views
+from storelib import __version__, flow, lifecycle, report, seal, spec, views
 from storelib.errors import Fault, LedgerError, Refused
 
-PATH = [state.name for state in lifecycle.PATH]
 ACTING = [
     "store_hypervisor.stage",
     "store_hypervisor.clear",
@@ -30,53 +47,6 @@ ACTING = [
     "provisioning_helper.cleanup",
     "store_hypervisor.finish",
 ]
-
-
-def deployed(master, **how):
-    master.begin(**how)
-    record = master.run()
-    assert record.state == "deployed", record.reason
-    return record
-
-
-def failed(master, state, reason):
-    """Run to the end, which must be this failure and leave nothing open."""
-    record = master.run()
-    assert (record.state, record.failed_in) == ("failed", state)
-    assert reason in record.reason
-    assert record.reason.isprintable()
-    assert record.next_action
-    assert not record.active
-    assert record.due is record.deadline is record.job is None
-    assert not master.armed(GUEST), "the autosign entry is gone"
-    return record
-
-
-def waits(master, reason):
-    """Run for ten minutes and more, until this is what the deployment waits for."""
-    return master.run(
-        until=lambda record: record.reason.startswith(reason) and master.time > BEGAN + 600
-    )
-
-
-def ran(master):
-    return [act.removeprefix("run ") for act in master.acts if act.startswith("run ")]
-
-
-def told(master):
-    return [data["state"] for _, data in master.events]
-
-
-def report_of(**changes):
-    return lambda value: {**value, **changes}
-
-
-def with_facts(**changes):
-    return lambda value: {**value, "facts": {**value["facts"], **changes}}
-
-
-def not_ok(error, hint="mend it"):
-    return report_of(ok=False, error=error, hint=hint)
 
 
 # The good path
@@ -677,50 +647,194 @@ STRANGE = {
     "of another store": report_of(store="0816"),
     "of another deployment": report_of(generation=2),
     "of another step": report_of(step="define"),
-    "of another version": report_of(version="0.0.1"),
     "of the wrong type": report_of(facts="all is well"),
     "none": lambda value: None,
     "a text of Salt's": lambda value: "'store_hypervisor.stage' is not available.",
     "an error of Salt's": lambda value: "The minion function caused an exception: ...",
 }
+OTHER = {**STRANGE, "of another version": report_of(version="0.0.1")}
 
 
-@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
-def test_what_is_not_the_report_asked_for_moves_nothing_and_syncs_the_modules_once(master, strange):
-    master.instead["store_hypervisor.stage"] = strange
-    master.begin()
-    record = failed(master, "staging", "")
-    assert ran(master) == [
-        "store_hypervisor.facts",
-        "store_hypervisor.stage",
-        "saltutil.sync_all",
-        "store_hypervisor.stage",
-    ]
-    assert "sync_all" in record.next_action
-
-
-@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("strange", OTHER.values(), ids=OTHER)
 @pytest.mark.parametrize("function", ["store_hypervisor.facts", "store_hypervisor.finish"])
 def test_a_hypervisor_that_gets_its_modules_then_goes_on(master, function, strange):
     answers = iter([strange])
     master.instead[function] = lambda value: next(answers, dict)(value) if value else value
-    deployed(master)
+    record = deployed(master)
     assert ran(master).count("saltutil.sync_all") == 1
+    assert "refused" not in record.evidence
 
 
-@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("strange", OTHER.values(), ids=OTHER)
 def test_a_guest_that_has_no_modules_yet_gets_them_from_its_first_state(master, strange):
     answers = iter([strange, strange])
     master.instead["provisioning_helper.boots"] = lambda value: next(answers, dict)(value or {})
-    deployed(master)
+    record = deployed(master)
     assert "saltutil.sync_all" not in ran(master)
+    assert "refused" not in record.evidence
 
 
-def test_a_failure_for_another_version_names_both(master):
+def test_a_failure_for_another_version_names_both_after_one_sync(master):
     master.instead["store_hypervisor.stage"] = report_of(version="0.0.1")
     master.begin()
     record = failed(master, "staging", "has version 0.0.1 of store-deploy")
     assert __version__ in record.reason
+    assert "sync_all" in record.next_action
+    assert ran(master)[-3:] == [
+        "store_hypervisor.stage",
+        "saltutil.sync_all",
+        "store_hypervisor.stage",
+    ]
+
+
+# Reports that nobody need believe
+
+
+def replayed():
+    """Give the first report of a function again, however often it is asked for another."""
+    seen = []
+
+    def replay(value):
+        seen.append(value)
+        return seen[0]
+
+    return replay
+
+
+FORGED = {
+    **STRANGE,
+    "without a seal": report_of(seal=""),
+    "with a wrong seal": report_of(seal="0" * 64),
+    "with another word under its seal": report_of(facts={"boots": ["1", "2", "3"]}),
+    "with the nonce of another question": report_of(nonce="jid-1"),
+    "with strange characters": lambda value: "\x1b[2J is not available\n\udcff",
+    "with a strange seal": report_of(seal="é"),
+    "of another minion": lambda value: report.sealed(
+        value, value["nonce"], seal.secret(b"the master's own", "till-4711", pem("till"))
+    ),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(
+    ("function", "state"),
+    [("store_hypervisor.stage", "staging"), ("provisioning_helper.boots", "rebooting")],
+)
+def test_a_report_that_may_be_forged_neither_moves_nor_fails_the_deployment(
+    master, caplog, function, state, forged
+):
+    master.begin()
+    begun = master.run(until=lambda record: record.state == state)
+    master.forged[function] = forged
+    limit_s = lifecycle.STATES[state].limit_s
+    record = master.run(until=lambda record: master.time > begun.since + limit_s - 60)
+    assert record.state == state
+    assert record.reason.startswith(("refused: ", "hv-0815 is asked", "store-0815 is asked"))
+    refused = record.evidence["refused"]
+    assert refused["count"] > 5
+    assert caplog.text.count("0815: refused: ") == refused["count"]
+    assert record.evidence["mended"][-1][:1] == [state], "the modules or the pillar once, no more"
+    assert sum(function.startswith("saltutil.") for function in ran(master)) == 1
+    failed(master, state, f"{state} was not over after {limit_s} s: ")
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(
+    ("function", "state"),
+    [("store_hypervisor.stage", "staging"), ("provisioning_helper.highstate", "configuring")],
+)
+def test_after_forged_reports_the_true_one_is_believed(master, function, state, forged):
+    answers = iter([forged] * 4)
+    master.forged[function] = lambda value: next(answers, dict)(value)
+    assert deployed(master).evidence["refused"]["count"] == 3
+
+
+def test_an_old_report_that_is_told_again_is_refused(master):
+    master.forged["provisioning_helper.boots"] = replayed()
+    master.begin()
+    record = failed(master, "rebooting", "rebooting was not over after 600 s")
+    assert record.evidence["refused"]["count"] > 5
+    assert record.evidence["refused"]["last"].endswith("sent a report on boots without its seal")
+
+
+def test_a_forged_report_in_booting_is_counted_too(master):
+    master.forged["provisioning_helper.boots"] = report_of(seal="")
+    master.begin()
+    record = failed(master, "booting", "booting was not over after 900 s")
+    assert record.evidence["refused"]["count"] > 5
+
+
+def test_a_late_report_of_an_earlier_asking_is_believed(master):
+    master.takes_s["provisioning_helper.boots"] = 90
+    deployed(master)
+
+
+@pytest.mark.parametrize("minion", [HYPERVISOR, GUEST])
+def test_a_minion_without_its_secret_is_told_to_refresh_its_pillar_once(master, minion):
+    master.secretless.add(minion)
+    record = deployed(master)
+    assert ran(master).count("saltutil.refresh_pillar") == 1
+    assert "refused" not in record.evidence
+
+
+def test_each_question_has_a_nonce_of_its_own(master):
+    deployed(master)
+    nonces = [
+        arguments["nonce"] for function, arguments in master.published if "saltutil" not in function
+    ]
+    assert len(set(nonces)) == len(nonces)
+
+
+def test_the_secret_is_in_no_job_and_no_record(master):
+    record = deployed(master)
+    secrets = [
+        master.secret(HYPERVISOR, pem("hypervisor")),
+        master.secret(GUEST, record.evidence["public_key"]),
+    ]
+    written = str((master.published, master.events, dataclasses.asdict(record)))
+    assert not any(secret in written for secret in secrets)
+
+
+# The guest's last words
+
+
+@pytest.mark.parametrize(
+    ("happens", "state"),
+    [
+        (never_calls, "booting"),
+        (never_comes_back, "rebooting"),
+        (dies_in_the_highstate, "configuring"),
+    ],
+)
+def test_a_guest_that_is_late_is_quoted(master, happens, state):
+    happens(master)
+    master.console = [f"line {number}" for number in range(9)] + ["", "\x1b[0mKernel panic\r"]
+    master.begin()
+    failed(master, state, "; its console ended with: line 6 | line 7 | line 8 | [0mKernel")
+    (asked,) = master.functions("store_hypervisor.console")
+    assert asked["lines"] == 5
+    highstates = master.functions("provisioning_helper.highstate")
+    assert len(highstates) == (state == "configuring"), "nothing is done any more but to ask"
+
+
+SPEECHLESS = {
+    "hypervisor away": lambda master: master.away.add(HYPERVISOR),
+    "forged": lambda master: master.forged.update({"store_hypervisor.console": report_of(seal="")}),
+    "not ok": lambda master: master.instead.update({"store_hypervisor.console": not_ok("no file")}),
+    "strange": lambda master: master.instead.update(
+        {"store_hypervisor.console": with_facts(lines=None)}
+    ),
+}
+
+
+@pytest.mark.parametrize("happens", SPEECHLESS.values(), ids=SPEECHLESS)
+def test_without_last_words_the_deployment_ends_all_the_same(master, happens):
+    master.calls = False
+    master.begin()
+    master.run(until=lambda record: record.state == "booting")
+    happens(master)
+    record = failed(master, "booting", "booting was not over after 900 s: store-0815 has not")
+    assert "console" not in record.reason
 
 
 # Intruders

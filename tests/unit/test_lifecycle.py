@@ -10,7 +10,13 @@ from storelib import lifecycle
 from storelib.steps import STEPS
 
 NAMES = [state.name for state in lifecycle.PATH]
-ENDS = [lifecycle.DEPLOYED.name, lifecycle.FAILED.name]
+ENDS = {
+    "deployed": ["awaiting_hypervisor"],
+    "failed": ["cancelling", "queued", "awaiting_hypervisor"],
+    "cancelled": ["awaiting_hypervisor"],
+    "held": [*NAMES, "cancelling"],
+}
+"""States that only an operator leaves, and for which ones."""
 
 
 def test_the_path_is_the_one_that_the_design_promises():
@@ -21,7 +27,7 @@ def test_the_path_is_the_one_that_the_design_promises():
 
 
 def test_names_do_not_repeat():
-    assert len(lifecycle.STATES) == len(NAMES) + len(ENDS)
+    assert len(lifecycle.STATES) == len(NAMES) + len(["cancelling"]) + len(ENDS)
 
 
 @pytest.mark.parametrize("name", lifecycle.STATES)
@@ -32,7 +38,7 @@ def test_every_state_can_be_reached_from_the_first(name):
     assert name in reached
 
 
-@pytest.mark.parametrize("state", lifecycle.PATH, ids=NAMES)
+@pytest.mark.parametrize("state", [*lifecycle.PATH, lifecycle.CANCELLING], ids=lambda s: s.name)
 def test_every_passing_state_has_a_limit_an_end_an_undo_and_a_way_to_failed(state):
     assert state.limit_s > 0
     assert state.happens
@@ -41,11 +47,35 @@ def test_every_passing_state_has_a_limit_an_end_an_undo_and_a_way_to_failed(stat
     lifecycle.check(state.name, lifecycle.FAILED.name)
 
 
-@pytest.mark.parametrize("state", [lifecycle.DEPLOYED, lifecycle.FAILED], ids=ENDS)
-def test_an_end_lasts_until_an_operator_leaves_it(state):
-    assert state.limit_s == 0
-    assert state.name not in lifecycle.ACTIVE
-    assert [to for start, to in lifecycle.TRANSITIONS if start == state.name] == [lifecycle.FIRST]
+@pytest.mark.parametrize(("name", "following"), ENDS.items())
+def test_an_end_lasts_until_an_operator_leaves_it(name, following):
+    assert lifecycle.STATES[name].limit_s == 0
+    assert name not in lifecycle.ACTIVE
+    assert sorted(to for start, to in lifecycle.TRANSITIONS if start == name) == sorted(following)
+    assert all("deploy." in lifecycle.TRANSITIONS[name, to] for to in following)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_state_before_the_end_can_be_held_released_and_cancelled(name):
+    for change in ((name, "held"), ("held", name), (name, "cancelling")):
+        lifecycle.check(*change)
+
+
+def test_a_cancelling_ends_as_cancelled_or_failed_and_can_be_said_again():
+    assert [to for start, to in lifecycle.TRANSITIONS if start == "cancelling"] == [
+        *("cancelled", "failed"),
+    ]
+    lifecycle.check("failed", "cancelling")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_retry_leads_to_a_state_of_the_path_not_behind_the_one_that_failed(name):
+    wanted = lifecycle.RESUMES[name]
+    assert NAMES.index(wanted) <= NAMES.index(name)
+    first = "queued" if wanted in lifecycle.SLOT else wanted
+    lifecycle.check("failed", first)
+    if first != wanted:
+        lifecycle.check(first, wanted)
 
 
 def test_the_path_leads_through_all_states_to_deployed():
@@ -72,7 +102,9 @@ def test_a_change_that_is_in_the_table_is_allowed_and_has_a_reason(state, follow
 
 def test_no_passing_state_can_be_skipped_or_repeated():
     forward = [
-        pair for pair in lifecycle.TRANSITIONS if pair[1] not in ("failed", "awaiting_hypervisor")
+        (start, to)
+        for (start, to), why in lifecycle.TRANSITIONS.items()
+        if start in NAMES and to in (*NAMES, "deployed") and why != "deploy.retry"
     ]
     assert forward == list(itertools.pairwise([*NAMES, "deployed"]))
 
@@ -100,10 +132,17 @@ def test_the_diagram_draws_only_changes_that_are_allowed():
     ]
     drawn = {(start, to) for start, _, to in arrows if "[*]" not in (start, to)}
     assert drawn <= set(lifecycle.TRANSITIONS)
-    missing = set(lifecycle.TRANSITIONS) - drawn
-    assert missing == {(name, "failed") for name in NAMES}, "one note tells all of these"
-    assert "any state before deployed can become failed" in lifecycle.diagram()
+    assert {pair for pair in lifecycle.TRANSITIONS if pair[0] in ("failed", "cancelled")} <= drawn
+    told = {
+        *((name, to) for name in NAMES for to in ("failed", "held", "cancelling")),
+        *(("held", to) for to in (*NAMES, "cancelling")),
+        *(("queued", name) for name in NAMES[3:]),
+        ("cancelling", "failed"),
+    }
+    assert set(lifecycle.TRANSITIONS) - drawn == told, "the note tells all of these"
+    assert "can become failed, held or cancelling" in lifecycle.diagram()
 
 
 def test_every_state_of_the_path_has_its_step_and_no_other_has_one():
-    assert list(STEPS) == NAMES
+    assert list(STEPS) == [*NAMES, "cancelling"]
+    assert set(STEPS) == lifecycle.ACTIVE

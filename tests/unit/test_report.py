@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report is believed only if it is the one that was asked for."""
 
+import functools
 import json
 
 import pytest
 
-from storelib import __version__, report
+from storelib import __version__, report, seal
 
 GOOD = report.made("0815", 3, "define", {"disk": {"exists": True}})
 
@@ -24,6 +25,8 @@ def test_a_report_is_plain_data_that_survives_the_way_to_the_master():
             "hint": "",
             "facts": {"disk": {"exists": True}},
             "version": __version__,
+            "nonce": "",
+            "seal": "",
         }
     )
 
@@ -70,7 +73,9 @@ def test_a_report_on_anything_else_is_refused_and_says_on_what(store, generation
         ["define"],
         {},
         {key: value for key, value in GOOD.items() if key != "facts"},
-        {**GOOD, "seal": "x"},
+        {**GOOD, "seal": None},
+        {**GOOD, "nonce": 1},
+        {**GOOD, "more": "x"},
         {**GOOD, 1: "x"},
         {**GOOD, "store": 815},
         {**GOOD, "generation": "3"},
@@ -92,6 +97,58 @@ def test_what_is_no_report_is_refused(returned):
 def test_a_report_that_is_ok_and_has_an_error_is_refused():
     with pytest.raises(report.NotAReport):
         report.opened({**GOOD, "error": "the disk is full"}, "0815", 3, "define")
+
+
+SECRET = seal.secret(b"the master's own", "hv-0815", "KEY")
+SEALED = report.sealed(GOOD, "jid-7", SECRET)
+
+
+def test_a_sealed_report_is_believed_as_the_answer_to_its_question():
+    assert report.believed(SEALED, ["jid-6", "jid-7"], SECRET)
+    assert report.opened(SEALED, "0815", 3, "define").facts == GOOD["facts"]
+
+
+def test_a_seal_survives_the_way_to_the_master():
+    told = report.made("0815", 3, "define", {"tuple": (1, 2), "nested": {"ü": 0.1}, 7: None})
+    sealed = report.sealed(told, "jid-7", SECRET)
+    assert report.believed(json.loads(json.dumps(sealed)), ["jid-7"], SECRET)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        GOOD,
+        {**GOOD, "nonce": "jid-7"},
+        {**SEALED, "seal": ""},
+        {**SEALED, "seal": "é"},
+        {**SEALED, "seal": "\udcff"},
+        {**SEALED, "facts": {"bytes": b"x"}},
+        {**SEALED, "facts": {1: "x", "y": 2}},
+        {**SEALED, "facts": {"half a character": "\udcff"}},
+        {**SEALED, "facts": functools.reduce(lambda inner, _: {"x": inner}, range(9999), {})},
+        {**SEALED, "seal": SEALED["seal"].upper()},
+        {**SEALED, "nonce": "jid-6"},
+        *({**SEALED, key: "other"} for key in SEALED),
+        {**SEALED, "more": "x"},
+        report.sealed(GOOD, "jid-5", SECRET),
+        report.sealed(GOOD, "jid-7", ""),
+        report.sealed(GOOD, "jid-7", seal.secret(b"the master's own", "hv-0816", "KEY")),
+        report.sealed(GOOD, "jid-7", seal.secret(b"the master's own", "hv-0815", "OTHER KEY")),
+        report.sealed(GOOD, "jid-7", seal.secret(b"another's", "hv-0815", "KEY")),
+        "a text",
+        None,
+    ],
+)
+def test_what_is_not_sealed_so_is_not_believed(returned):
+    assert not report.believed(returned, ["jid-6", "jid-7"], SECRET)
+
+
+def test_without_a_secret_nothing_is_believed():
+    assert not report.believed(report.sealed(GOOD, "jid-7", ""), ["jid-7"], "")
+
+
+def test_the_secret_does_not_depend_on_how_the_key_is_written_down():
+    assert seal.secret(b"x", "hv-0815", "KEY\r\n") == seal.secret(b"x", "hv-0815", "KEY")
 
 
 def test_what_is_told_of_a_long_return_is_short():

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -27,7 +28,10 @@ ACTIVE = Record(
     evidence={
         "public_key": PEM,
         "old_public_key": PEM,
-        "synced": ["hv-0815", "staging"],
+        "hypervisor_key": PEM,
+        "mended": [["staging", "hv-0815", "saltutil.sync_all"]],
+        "late": {"why": "booting was not over", "until": AT},
+        "quiet": True,
         "probe_tries": 1,
         "boot_ids": ["a"],
     },
@@ -144,6 +148,28 @@ def test_a_failed_deployment_is_explained_by_where_why_and_what_to_do(state):
     assert told["undo"] == state.undo
     assert told["you_can"][0] == "look at its console"
     assert "at_deadline" not in told
+
+
+@pytest.mark.parametrize(
+    ("this", "verbs"),
+    [
+        (ACTIVE, {"history", "hold", "cancel"}),
+        (dataclasses.replace(ACTIVE, state="cancelling"), {"history"}),
+        (FAILED, {"retry", "cancel", "store"}),
+        (dataclasses.replace(FAILED, failed_in="cancelling"), {"cancel", "store"}),
+        (dataclasses.replace(ACTIVE, state="held", held_in="booting"), {"release", "cancel"}),
+        (dataclasses.replace(ACTIVE, state="cancelled"), {"store"}),
+    ],
+    ids=["active", "cancelling", "failed", "failed in cancelling", "held", "cancelled"],
+)
+def test_an_operator_is_told_the_verbs_that_fit(this, verbs):
+    told = "\n".join(views.explain(this, AT)["you_can"])
+    assert set(re.findall(r"deploy\.(\w+) 0815", told)) == verbs
+
+
+def test_of_a_held_deployment_is_told_where_it_goes_on():
+    held = dataclasses.replace(ACTIVE, state="held", deadline=None, held_in="booting")
+    assert views.explain(held, AT)["held_in"] == "booting"
 
 
 def test_a_deployed_store_can_be_replaced():

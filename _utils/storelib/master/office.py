@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib import flow, judge, lifecycle, report, views
-from storelib.errors import Refused, StoreDeployError
+from storelib.errors import Conflict, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
 from storelib.master import settings
 from storelib.master.salt_world import SaltWorld
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.25
 """How often a watched record is read."""
+
+CHANGES = 20
+"""How often an operator's change is tried while the pump changes the same record."""
 
 FACTS_S = 20.0
 """How long ``plan`` waits for the hypervisor's facts."""
@@ -127,6 +130,18 @@ def watch(
             time.sleep(WATCH_S)
 
 
+def change(opts: dict, store: str, verb: Callable[[Ledger, float, Record], Record]) -> Record:
+    """Change a deployment as an operator asks for it, however busy the pump is with it."""
+    with ledger(opts) as books:
+        for _ in range(CHANGES):
+            with contextlib.suppress(Conflict):
+                record = verb(books, time.time(), found(books, store))
+                # What is at rest is not due: the bell has the change announced.
+                books.ring(store, time.time())
+                return record
+    raise Refused(f"store {store} changes too fast", "try again")
+
+
 def notify(
     opts: dict, store: str | None, minion: str | None, ready: bool, eager: bool = True
 ) -> bool:
@@ -163,7 +178,9 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             rung.update({each.store: (name, eager) for each in records})
         stores = dict.fromkeys([*rung, *books.due(time.time())])
         if sweep:
-            stores.update(dict.fromkeys(r.store for r in books.in_states(lifecycle.ACTIVE)))
+            # Answers of which no event told. What only waits for its time is left alone.
+            asked = [record for record in books.in_states(lifecycle.ACTIVE) if record.job]
+            stores.update(dict.fromkeys(record.store for record in asked))
         states = {}
         for store in stores:
             name, eager = rung.get(store, ("", False))

@@ -18,6 +18,7 @@ import salt.utils.event
 import salt.utils.jid
 import salt.utils.minions
 
+from storelib import seal
 from storelib.errors import SpecError
 from storelib.master import keys, settings
 from storelib.turn import Waiting
@@ -114,6 +115,10 @@ class SaltWorld:
     def store_server(self, hypervisor: str) -> object:
         """Compile the pillar as the master would for that minion."""
         return store_server(self.opts, hypervisor)
+
+    def secret(self, minion: str, public_key: str) -> str:
+        """Derive the minion's secret from the master's own."""
+        return seal.secret(settings.root_secret(self.opts), minion, public_key)
 
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire on the master's own bus."""

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 from pathlib import Path
 
 STATE_DIR = "/var/lib/salt/store-deploy"
@@ -18,6 +21,24 @@ def state_dir(opts: dict) -> Path:
 def ledger_path(opts: dict) -> Path:
     """Return the ledger's path."""
     return state_dir(opts) / "ledger.sqlite"
+
+
+def root_secret(opts: dict) -> bytes:
+    """Return the master's own secret, from which those of the minions are derived."""
+    path = state_dir(opts) / "secret"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(f".secret.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        # Whoever is first makes it; it is never replaced.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    return path.read_bytes()
 
 
 def max_active(opts: dict) -> int:

@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the ext_pillar gives to whom, through the master's real loader, keys and pillar."""
+
+import json
+import pathlib
+
+import pytest
+import salt.config
+import salt.loader
+
+from storelib import flow, seal
+from storelib.hypervisor import guest
+from storelib.ledger import Ledger
+from storelib.master import keys, settings
+from storelib.spec import from_pillar
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+STORE = {
+    "store": "0815",
+    "image": {"source": "/x.qcow2", "sha256": "5e" * 32},
+    "master": "salt.example.com",
+    "guest_pillar": {"tills": 4},
+}
+HYPERVISOR, GUEST = "hv-0815", "store-0815"
+
+
+@pytest.fixture(scope="module")
+def public_keys():
+    """Three public keys: the hypervisor's, the guest's and an impostor's."""
+    return [guest.key_pair(2048)[1] for _ in range(3)]
+
+
+@pytest.fixture
+def opts(tmp_path):
+    """Options of a master whose pillar has one hypervisor."""
+    roots = tmp_path / "pillar"
+    roots.mkdir()
+    (roots / "top.sls").write_text(json.dumps({"base": {HYPERVISOR: ["store"]}}))
+    (roots / "store.sls").write_text(json.dumps({"store_server": STORE}))
+    opts = salt.config.apply_master_config(
+        {
+            "root_dir": str(tmp_path),
+            "pki_dir": str(tmp_path / "pki"),
+            "cachedir": str(tmp_path / "cache"),
+            "pillar_roots": {"base": [str(roots)]},
+            "pillar_dirs": [str(REPO / "_pillar")],
+            "store_deploy": {"state_dir": str(tmp_path / "state")},
+        }
+    )
+    opts["__role"] = "master"
+    opts["grains"] = {}
+    for state in keys.FOLDERS:
+        (tmp_path / "pki" / state).mkdir(parents=True)
+    return opts
+
+
+@pytest.fixture
+def given(opts):
+    """Return what the ext_pillar gives to a minion."""
+
+    def given(minion):
+        functions = salt.loader.minion_mods(opts)
+        return salt.loader.pillars(opts, functions)["store_deploy"](minion, {})
+
+    return given
+
+
+@pytest.fixture
+def deployment(opts, public_keys):
+    """Put a deployment on record that has used both keys."""
+    spec = from_pillar(STORE, HYPERVISOR)
+    found = {"hypervisor_key": public_keys[0], "public_key": public_keys[1]}
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        record = flow.begin(ledger, 1.0, spec, HYPERVISOR, "operator")
+        record.evidence.update(found)
+        return ledger.save(record)
+
+
+def secret_of(opts, minion, key):
+    return {"store_deploy": {"secret": seal.secret(settings.root_secret(opts), minion, key)}}
+
+
+def test_without_a_ledger_nobody_gets_anything_and_nothing_is_made(opts, given):
+    assert given(HYPERVISOR) == {}
+    assert not settings.state_dir(opts).exists()
+
+
+def test_who_has_the_recorded_key_gets_a_secret_and_the_guest_its_pillar(
+    opts, given, deployment, public_keys
+):
+    keys.accept(opts, HYPERVISOR, public_keys[0])
+    keys.accept(opts, GUEST, public_keys[1])
+    assert given(HYPERVISOR) == secret_of(opts, HYPERVISOR, public_keys[0])
+    assert given(GUEST) == {"tills": 4, **secret_of(opts, GUEST, public_keys[1])}
+    assert given(HYPERVISOR)["store_deploy"] != given(GUEST)["store_deploy"]
+
+
+@pytest.mark.parametrize("minion", [HYPERVISOR, GUEST])
+def test_who_has_another_key_or_none_gets_nothing(opts, given, deployment, public_keys, minion):
+    assert given(minion) == {}
+    keys.accept(opts, minion, public_keys[2])
+    assert given(minion) == {}
+
+
+def test_a_minion_of_no_deployment_gets_nothing(opts, given, deployment, public_keys):
+    keys.accept(opts, "till-4711", public_keys[0])
+    assert given("till-4711") == {}
+
+
+@pytest.mark.parametrize("minion", [HYPERVISOR, GUEST])
+def test_before_a_key_is_on_record_nobody_gets_anything(opts, given, public_keys, minion):
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        flow.begin(ledger, 1.0, from_pillar(STORE, HYPERVISOR), HYPERVISOR, "operator")
+    keys.accept(opts, minion, public_keys[0])
+    assert given(minion) == {}
+
+
+def test_the_guest_keeps_its_secret_when_its_hypervisors_pillar_does_not_compile(
+    opts, given, deployment, public_keys
+):
+    keys.accept(opts, GUEST, public_keys[1])
+    pathlib.Path(opts["pillar_roots"]["base"][0], "store.sls").write_text("{{ nonsense(")
+    assert given(GUEST) == secret_of(opts, GUEST, public_keys[1])
+
+
+def test_the_masters_own_secret_is_private_and_stays(opts):
+    secret = settings.root_secret(opts)
+    assert len(secret) == 32
+    assert settings.root_secret(opts) == secret
+    path = settings.state_dir(opts) / "secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert [each.name for each in path.parent.iterdir()] == ["secret"]

@@ -57,7 +57,7 @@ def ext_pillar(minion_id, pillar):
             records = ledger.of_minion(minion_id)
         for record in records:
             guest = record.minion_id == minion_id
-            ours = record.evidence.get("public_key" if guest else "hypervisor_key", "")
+            ours = record.key_of(minion_id)
             if not ours:
                 # Not used yet: there is no key that it should have.
                 continue

@@ -52,7 +52,7 @@ def _verb(function):
                 name = function.__name__.rstrip("_")
                 usage = f"salt-run deploy.{name}{inspect.signature(function)}"
                 raise Refused(f"deploy.{name}: {err}", f"usage: {usage}") from err
-            if "store" in bound.arguments:
+            if bound.arguments.get("store") is not None:
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )
@@ -97,12 +97,27 @@ def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
 
         salt-run deploy.store "'0815'"
     """
-    for name, value in (("redeploy", redeploy), ("wait", wait)):
+    _flags(redeploy=redeploy, wait=wait)
+    _number(timeout=timeout)
+    return _watched(office.request(__opts__, store, hypervisor, redeploy), wait, timeout)
+
+
+def _flags(**flags):
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise Refused(f"{name} is {value!r}", "allowed: True | False")
-    if timeout is not None and (isinstance(timeout, str) or timeout < 0):
-        raise Refused(f"timeout is {timeout!r}", "allowed: a number of seconds")
-    record = office.request(__opts__, store, hypervisor, redeploy)
+
+
+def _number(**numbers):
+    for name, value in numbers.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and (not number or value < 0):
+            raise Refused(f"{name} is {value!r}", "allowed: a number, not below 0")
+
+
+def _watched(record, wait, timeout):
+    """Return the record as it is when it has ended, or at once."""
+    store = record.store
     if not wait:
         return views.record(record)
     record = office.watch(__opts__, record, timeout, _tell)
@@ -288,6 +303,106 @@ def retry(store):
         salt-run deploy.retry "'0815'"
     """
     return views.record(office.change(__opts__, store, flow.retry))
+
+
+@_verb
+def rollback(store, wait=True, timeout=None):
+    """
+    Put the store's set-aside server back: the newest one that was ever verified.
+
+    Its disk, definition, NVRAM and key come back to their places; the server that is there now is
+    set aside, so that a second rollback brings it back. It is over when the old server's minion
+    answers. Refused if the set-aside server is on another hypervisor.
+
+    store
+        ID of the store.
+
+    wait
+        Watch it; ``False`` returns the record at once.
+
+    timeout
+        Seconds to watch at most. The rollback goes on after that.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.rollback "'0815'"
+    """
+    _flags(wait=wait)
+    _number(timeout=timeout)
+    return _watched(office.change(__opts__, store, flow.rollback), wait, timeout)
+
+
+@_verb
+def retire(store, remove=False, data_disks=False):
+    """
+    Remove a store's servers for good: the running one, what was set aside, its key.
+
+    Without ``remove`` it shows what would be removed, and touches nothing.
+
+    store
+        ID of the store.
+
+    remove
+        Do it. Nothing brings them back.
+
+    data_disks
+        Remove the data disks, too.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.retire "'0815'"
+        salt-run deploy.retire "'0815'" remove=True
+    """
+    _flags(remove=remove, data_disks=data_disks)
+    if not remove:
+        return office.would_retire(__opts__, store, data_disks)
+    verb = functools.partial(flow.retire, data_disks=data_disks)
+    return views.record(office.change(__opts__, store, verb))
+
+
+@_verb
+def prune(older_than_days, store=None, remove=False):
+    """
+    Remove set-aside servers that are older than that, on the hypervisors of all stores.
+
+    Without ``remove`` it shows what would be removed. Disks that another one is made from stay,
+    and so do data disks and cached images. Stores with a deployment under way are left alone.
+
+    older_than_days
+        Age in days, counted from the time when the server was set aside.
+
+    store
+        Only of this store.
+
+    remove
+        Do it. Nothing brings them back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.prune 90
+        salt-run deploy.prune 90 remove=True
+    """
+    _flags(remove=remove)
+    if older_than_days is None:
+        raise Refused("older_than_days is None", "allowed: a number, not below 0")
+    _number(older_than_days=older_than_days)
+    rows = office.prune(__opts__, older_than_days * 24 * 3600, store, remove)
+    if any("error" in row or row.get("left") for row in rows):
+        failing = ", ".join(row["store"] for row in rows if "error" in row or row.get("left"))
+        hint = "see their rows; then the same command again"
+        return {
+            "error": f"not all was looked at: store {failing}",
+            "hint": hint,
+            "stores": rows,
+            "retcode": 1,
+        }
+    return {"stores": rows}
 
 
 @_verb

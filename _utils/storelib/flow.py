@@ -20,18 +20,21 @@ from typing import Any
 from storelib import lifecycle
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
-from storelib.spec import StoreSpec
+from storelib.spec import StoreSpec, from_pillar
 from storelib.steps import STEPS, check_minion_id
-from storelib.turn import Asking, Turn, Waiting
-from storelib.world import World
+from storelib.turn import Asking, Replaced, Turn, Waiting
+from storelib.world import ACCEPTED, World
 
 log = logging.getLogger(__name__)
 
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
-    *("failure", "mended", "late"),
+    *("failure", "mended", "late", "fence", "started", "removed", "cleanup_failed"),
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
+
+CANDIDATE_S = 600.0
+"""How long a hypervisor that says it is ready has to answer what it has."""
 
 CONSOLE_LINES = 5
 CONSOLE_S = 15.0
@@ -61,9 +64,13 @@ def begin(
     hypervisor: str,
     requested_by: str,
     redeploy: bool = False,
+    why: str = "",
 ) -> Record:
     """
     Make the record of a new deployment and return it.
+
+    why
+        What made ``requested_by`` ask for it, for the history.
 
     Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
     not said.
@@ -97,9 +104,10 @@ def begin(
         redeploy=redeploy,
         due=now,
         revision=old.revision if old else 0,
+        **_kept(old, hypervisor),
     )
     try:
-        return ledger.save(record, change=f"requested by {requested_by}")
+        return ledger.save(record, change=why or f"requested by {requested_by}")
     except Conflict as err:
         raise Refused(
             f"store {spec.store} is being deployed already: another request was first",
@@ -107,26 +115,130 @@ def begin(
         ) from err
 
 
+def _kept(old: Record | None, hypervisor: str) -> dict[str, Any]:
+    """Return what the record of a new deployment takes over from the one before."""
+    if old is None:
+        return {}
+    return {
+        "others": _others(old, hypervisor),
+        "asides": old.asides,
+        # The old server is the store's until it is set aside.
+        "evidence": {"serving_key": old.key_of(old.minion_id)},
+    }
+
+
+def _others(old: Record, hypervisor: str) -> dict[str, str]:
+    others = {**old.others, old.hypervisor: str(old.evidence.get("hypervisor_key", ""))}
+    return {name: key for name, key in others.items() if key and name != hypervisor}
+
+
+def rollback(ledger: Ledger, now: float, record: Record) -> Record:
+    """Begin to put the store's set-aside server back: the newest one that was ever verified."""
+    store, rolling_back = record.store, lifecycle.ROLLING_BACK.name
+    _at_rest(record)
+    # The server that is in the place now is not the one to go back to.
+    present = record.evidence.get("rolls_back_to") if record.state == "deployed" else None
+    if record.failed_in == rolling_back:
+        present = record.evidence["replaces"]
+    elif present is None:
+        present = record.generation
+    verified = set(ledger.generations(store, lifecycle.DEPLOYED.name)) - {present}
+    if not verified:
+        raise Refused(
+            f"store {store} has no earlier server that was ever verified",
+            f"see: salt-run deploy.history {store}",
+        )
+    known = {number: record.asides.get(str(number)) for number in verified}
+    machine = record.evidence.get("hypervisor", {}).get("machine_id")
+    elsewhere = [
+        f"deployment {number} in {aside['path']} on {aside['hypervisor']} (machine ID "
+        f"{aside['machine_id']})"
+        for number, aside in sorted(known.items())
+        if aside
+        and (aside["hypervisor"] != record.hypervisor or machine not in (None, aside["machine_id"]))
+    ]
+    if len(elsewhere) == len(known):
+        raise Refused(
+            f"no set-aside server of store {store} is on {record.hypervisor}: "
+            f"{'; '.join(elsewhere)}",
+            "put it back there by hand, as the README's operations chapter says, or deploy anew",
+        )
+    state = "queued"
+    kept = _kept(record, record.hypervisor)
+    evidence = {
+        **kept["evidence"],
+        **{
+            key: record.evidence[key]
+            for key in ("hypervisor", "hypervisor_key")
+            if key in record.evidence
+        },
+        "replaces": present,
+    }
+    return ledger.save(
+        dataclasses.replace(
+            Record(
+                store=store,
+                generation=record.generation + 1,
+                state=state,
+                since=now,
+                deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
+                hypervisor=record.hypervisor,
+                minion_id=record.minion_id,
+                spec=record.spec,
+                began=now,
+                requested_by="operator",
+                redeploy=True,
+                resumes=rolling_back,
+                due=now,
+                revision=record.revision,
+            ),
+            **{**kept, "evidence": evidence},
+        ),
+        change="deploy.rollback",
+    )
+
+
+def retire(ledger: Ledger, now: float, record: Record, data_disks: bool = False) -> Record:
+    """Begin to remove the store's servers for good, set-aside ones too."""
+    state = lifecycle.RETIRING.name
+    _at_rest(record)
+    evidence = {**_found_again(record), "data_disks": data_disks}
+    return ledger.save(_leaving(record, state, now, evidence), change="deploy.retire remove=True")
+
+
 def cancel(ledger: Ledger, now: float, record: Record) -> Record:
     """Stop a deployment for good; what was made of the new server is removed."""
     state = lifecycle.CANCELLING.name
     _may(record, state)
-    return ledger.save(
-        dataclasses.replace(
-            record,
-            state=state,
-            since=now,
-            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
-            due=now,
-            evidence=_found_again(record),
-            failed_in="",
-            resumes="",
-            held_in="",
-            left_s=None,
-            reason="",
-            next_action="",
-        ),
-        change="deploy.cancel",
+    rolling_back = lifecycle.ROLLING_BACK.name
+    if rolling_back in (record.resumes, record.failed_in, record.held_in):
+        raise Refused(
+            f"store {record.store} is rolled back, which makes no new server to remove",
+            f"let it end, or: salt-run deploy.store {record.store} redeploy=True",
+        )
+    if record.failed_in == lifecycle.RETIRING.name:
+        raise Refused(
+            f"store {record.store} is being retired, which cannot be taken back",
+            f"salt-run deploy.retire {record.store} remove=True",
+        )
+    return ledger.save(_leaving(record, state, now, _found_again(record)), change="deploy.cancel")
+
+
+def _leaving(record: Record, state: str, now: float, evidence: dict[str, Any]) -> Record:
+    """Return the record as it leaves whatever it was at for ``state``."""
+    return dataclasses.replace(
+        record,
+        state=state,
+        since=now,
+        deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
+        due=now,
+        evidence=evidence,
+        failed_in="",
+        resumes="",
+        held_in="",
+        left_s=None,
+        reason="",
+        next_action="",
     )
 
 
@@ -180,19 +292,9 @@ def retry(ledger: Ledger, now: float, record: Record) -> Record:
     wanted = lifecycle.RESUMES[record.failed_in]
     # Work needs a slot first; who had none yet goes on without one.
     state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
+    leaving = _leaving(record, state, now, _found_again(record))
     return ledger.save(
-        dataclasses.replace(
-            record,
-            state=state,
-            since=now,
-            deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
-            due=now,
-            resumes=resumes,
-            evidence=_found_again(record),
-            failed_in="",
-            reason="",
-            next_action="",
-        ),
+        dataclasses.replace(leaving, resumes=resumes),
         change=f"deploy.retry, goes on in {wanted}",
     )
 
@@ -210,6 +312,14 @@ def _may(record: Record, state: str) -> None:
         )
 
 
+def _at_rest(record: Record) -> None:
+    if record.state not in lifecycle.AT_REST:
+        raise Refused(
+            f"store {record.store} is {record.state}, allowed: {', '.join(lifecycle.AT_REST)}",
+            f"see what can be done: salt-run deploy.explain {record.store}",
+        )
+
+
 def advance(
     world: World, ledger: Ledger, store: str, max_active: int, rung: bool = False
 ) -> Record | None:
@@ -222,11 +332,11 @@ def advance(
     record = ledger.get(store)
     while record is not None:
         announce(world, ledger, store)
-        if not record.active:
+        if not record.active and not record.candidate:
             break
         turn = Turn(world, ledger, record, rung)
         try:
-            following, moved = _move(turn, max_active)
+            following, moved = _move(turn, max_active) if record.active else _consider(turn)
         except Conflict as err:
             log.info("%s: %s", store, err)
             break
@@ -245,11 +355,15 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
     try:
         if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
             raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
+        if record.state != lifecycle.FIRST:
+            turn.check_hypervisor()
         evidence = STEPS[record.state](turn)
         following = record.resumes or lifecycle.FOLLOWS[record.state]
         return _enter(turn, following, "", max_active=max_active, found=evidence), True
     except Waiting as err:
         wait = err
+    except Replaced as err:
+        return _begin_again(turn, str(err)), True
     except LedgerError:
         # Nothing is wrong with the deployment, and its failure could not be written either.
         raise
@@ -272,6 +386,91 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
     return turn.record, False
 
 
+def _begin_again(turn: Turn, why: str) -> Record:
+    """Go back to the beginning of the deployment: what was done is on a machine that is gone."""
+    record = turn.record
+    if record.state not in lifecycle.PASSED or record.resumes:
+        return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
+    turn.world.disarm(record.minion_id)
+    evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
+    turn.record = dataclasses.replace(record, evidence=evidence)
+    return _enter(turn, lifecycle.FIRST, why)
+
+
+def offer(world: World, ledger: Ledger, record: Record, minion: str, auto_deploy: bool) -> Record:
+    """
+    Note that a hypervisor, whose pillar names the store, says that it is ready.
+
+    Called for a store that has a record; the next turn looks whether it is new hardware.
+    """
+    now, key = world.now(), world.keys(minion).get(ACCEPTED, "")
+    gone = minion != record.hypervisor and ACCEPTED not in world.keys(record.hypervisor)
+    if record.active and record.state in lifecycle.PASSED and gone:
+        turn = Turn(world, ledger, record, rung=True)
+        turn.record = dataclasses.replace(record, hypervisor=minion, others=_others(record, minion))
+        why = f"{record.hypervisor} has no key on this master any more, {minion} is ready"
+        return _begin_again(turn, why)
+    if record.state in lifecycle.OPEN:
+        # The key of its own hypervisor is compared at each turn.
+        if minion == record.hypervisor:
+            return record
+        offered = _offered(minion, f"the deployment is under way on {record.hypervisor}", now)
+        return ledger.save(
+            dataclasses.replace(record, evidence={**record.evidence, "offered": offered})
+        )
+    candidate = {"minion": minion, "key": key, "until": now + CANDIDATE_S, "auto": auto_deploy}
+    return ledger.save(dataclasses.replace(record, candidate=candidate, job=None, due=now))
+
+
+def _offered(minion: str, why: str, now: float) -> dict[str, Any]:
+    return {"hypervisor": minion, "why": why, "at": now}
+
+
+def _consider(turn: Turn) -> tuple[Record, bool]:
+    """Find out whether a hypervisor that says it is ready is new hardware of a store at rest."""
+    record, now = turn.record, turn.world.now()
+    candidate, minion = record.candidate, record.candidate["minion"]
+    try:
+        if "new" not in candidate:
+            facts = turn.on_hypervisor("facts", quick=True, at=minion).facts
+            turn.save(candidate={**candidate, "new": _new_hardware(record, minion, facts)})
+        new = turn.record.candidate["new"]
+        twin = turn.twin(minion) if new else ""
+    except Waiting as err:
+        if now < candidate["until"]:
+            turn.save(due=now + err.seconds)
+            return turn.record, False
+        new, twin = "", ""
+    except StoreDeployError as err:
+        log.warning("%s: %s says that it is ready: %s", record.store, minion, err.reason)
+        new, twin = "", ""
+    evidence = {
+        key: value for key, value in turn.record.evidence.items() if key not in ("fence", "mended")
+    }
+    if twin:
+        evidence["offered"] = _offered(minion, f"{twin} still runs the store's server", now)
+    elif new and not candidate["auto"]:
+        evidence["offered"] = _offered(minion, f"{new}; auto_deploy is off", now)
+    turn.save(candidate={}, job=None, due=None, evidence=evidence)
+    if not new or twin or not candidate["auto"]:
+        log.info("%s: %s is ready: %s", record.store, minion, evidence.get("offered", "as before"))
+        return turn.record, False
+    wanted = from_pillar(turn.world.store_server(minion), minion)
+    return begin(turn.ledger, now, wanted, minion, "event", redeploy=True, why=new), True
+
+
+def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:
+    """Say why the hypervisor is not the machine that the store's server was made on, if so."""
+    known = record.evidence.get("hypervisor", {}).get("machine_id")
+    if facts["machine_id"] != known:
+        return f"new hardware: {minion} has the machine ID {facts['machine_id']}, not {known}"
+    there = (facts["domain"] or {}).get("exists") or facts["disk"]["exists"]
+    looked = facts["libvirt"]["reachable"] and facts.get("pool", {}).get("exists")
+    if record.state == lifecycle.DEPLOYED.name and looked and not there:
+        return f"domain and disk of the store's server are gone from {minion}"
+    return ""
+
+
 def _end(turn: Turn) -> tuple[Record, bool]:
     """Fail a deployment whose time is over, with its guest's last words if they come soon."""
     late, now = turn.record.evidence["late"], turn.world.now()
@@ -290,6 +489,10 @@ def _end(turn: Turn) -> tuple[Record, bool]:
             # They are a help, no more: without them it ends, too.
             log.warning("%s: no console: %s", turn.record.store, err)
     console = f"; its console ended with: {said}" if said else ""
+    if turn.record.state in (lifecycle.CANCELLING.name, lifecycle.RETIRING.name):
+        left = [f"{turn.record.hypervisor}: whatever it has of {turn.record.minion_id}"]
+        evidence = {**turn.record.evidence, "cleanup_failed": left}
+        turn.record = dataclasses.replace(turn.record, evidence=evidence)
     return _fail(turn, late["why"] + console, ""), True
 
 
@@ -339,7 +542,9 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
-    verb = "retry" if record.state in lifecycle.RESUMES else "cancel"
+    again = {lifecycle.CANCELLING.name: "cancel", lifecycle.RETIRING.name: "retire remove=True"}
+    verb, _, flag = again.get(record.state, "retry").partition(" ")
+    command = " ".join(filter(None, (f"salt-run deploy.{verb} {record.store}", flag)))
     try:
         turn.world.disarm(record.minion_id)
     except StoreDeployError as err:
@@ -348,8 +553,9 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         turn,
         lifecycle.FAILED.name,
         reason,
-        failed_in=record.state,
-        next_action=hint or f"find the cause, then: salt-run deploy.{verb} {record.store}",
+        # A retry that never got its slot is one of what it was to go on with.
+        failed_in=record.resumes or record.state,
+        next_action=hint or f"find the cause, then: {command}",
     )
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,8 @@ from typing import Any
 from storelib import lifecycle
 from storelib.errors import Conflict, LedgerError
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+MIGRATIONS = (
+    """
 CREATE TABLE deployments (
     store TEXT PRIMARY KEY, generation INTEGER NOT NULL, state TEXT NOT NULL,
     hypervisor TEXT NOT NULL, minion_id TEXT NOT NULL, due REAL, revision INTEGER NOT NULL,
@@ -38,8 +39,21 @@ CREATE TABLE history (
     announced INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX history_store ON history (store, generation);
 CREATE INDEX history_unannounced ON history (announced) WHERE announced = 0;
-CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL, eager INTEGER NOT NULL);
-"""
+CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL, eager INTEGER NOT NULL)
+""",
+    """
+ALTER TABLE bells ADD COLUMN ready INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE minions (minion TEXT, store TEXT, PRIMARY KEY (minion, store)) WITHOUT ROWID;
+CREATE INDEX minions_store ON minions (store);
+INSERT INTO minions
+    SELECT minion_id, store FROM deployments UNION SELECT hypervisor, store FROM deployments;
+DROP INDEX deployments_minion;
+DROP INDEX deployments_hypervisor
+""",
+)
+"""What makes each schema of the one before; the ledger's version is how many were applied."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
 
 BUSY_S = 10
 """How long a writer waits for another one."""
@@ -90,6 +104,29 @@ class Record:
     next_action: str = ""
     due: float | None = None
     revision: int = 0
+    others: dict[str, str] = field(default_factory=dict)
+    """Public keys of the other hypervisors that the store's server was made on, by minion ID."""
+    asides: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Where the server of each deployment (its number as text) was set aside."""
+    candidate: dict[str, Any] = field(default_factory=dict)
+    """A hypervisor that says it is ready for this store: minion, key, until when it is asked."""
+
+    @property
+    def minions(self) -> set[str]:
+        """All minion IDs that this record is about."""
+        named = (self.minion_id, self.hypervisor, self.candidate.get("minion"), *self.others)
+        return {name for name in named if name}
+
+    def key_of(self, minion: str) -> str:
+        """Return the public key with which the minion is believed; empty if there is none."""
+        if minion == self.minion_id:
+            # Until it is set aside, the old server is the store's.
+            return str(self.evidence.get("public_key") or self.evidence.get("serving_key") or "")
+        if minion == self.candidate.get("minion"):
+            return str(self.candidate["key"])
+        if minion == self.hypervisor:
+            return str(self.evidence.get("hypervisor_key", ""))
+        return self.others.get(minion, "")
 
     @property
     def active(self) -> bool:
@@ -108,6 +145,16 @@ class Change:
     previous: str
     reason: str
     at: float
+
+
+@dataclass(frozen=True)
+class Bell:
+    """A doorbell that was rung: of a store or a minion."""
+
+    name: str
+    at: float
+    eager: bool
+    ready: bool
 
 
 class Ledger:
@@ -140,14 +187,27 @@ class Ledger:
                 f"the ledger {self.path} has schema {version}, this code knows {SCHEMA_VERSION}",
                 "install the version of store-deploy that wrote it, or a newer one",
             )
-        if version == 0:
-            self._db.execute("PRAGMA journal_mode=WAL")
+        if version < SCHEMA_VERSION:
+            self._switch_to_wal()
             with self._writing() as db:
                 # Another process may have been first.
-                if db.execute("PRAGMA user_version").fetchone() == (0,):
-                    for statement in SCHEMA.split(";"):
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                for migration in MIGRATIONS[version:]:
+                    for statement in migration.split(";"):
                         db.execute(statement)
-                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _switch_to_wal(self) -> None:
+        until = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                # Alone of all statements it does not wait for another process that writes.
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.02)
 
     def _broken(self, err: Exception) -> LedgerError:
         return LedgerError(
@@ -188,8 +248,10 @@ class Ledger:
         return self._records("ORDER BY store")
 
     def of_minion(self, minion: str) -> list[Record]:
-        """Return the records whose guest or hypervisor ``minion`` is."""
-        return self._records("WHERE minion_id = ?1 OR hypervisor = ?1 ORDER BY store", minion)
+        """Return the records that are about ``minion``: as guest, or as a hypervisor."""
+        return self._records(
+            "WHERE store IN (SELECT store FROM minions WHERE minion = ?) ORDER BY store", minion
+        )
 
     def due(self, now: float) -> list[str]:
         """Return the stores that are due, the longest waiting first."""
@@ -218,7 +280,11 @@ class Ledger:
         return record.hypervisor not in blocked | ahead and taken < max_active
 
     def save(
-        self, record: Record, change: str | None = None, max_active: int | None = None
+        self,
+        record: Record,
+        change: str | None = None,
+        max_active: int | None = None,
+        noted: float | None = None,
     ) -> Record:
         """
         Write ``record`` over the revision that it was read at, and return it as written.
@@ -227,6 +293,8 @@ class Ledger:
             If given, a line of history is written too: why the state is what it now is.
         max_active
             If given, the record takes a slot: it is written only if one is still free.
+        noted
+            Time of a line of history in the midst of a state, which no event tells.
 
         Raises :class:`Conflict` if the record was changed in the meantime or the slot is taken.
         """
@@ -250,13 +318,20 @@ class Ledger:
                     json.dumps(dataclasses.asdict(saved), sort_keys=True),
                 ),
             )
+            if before is None or before.minions != saved.minions:
+                db.execute("DELETE FROM minions WHERE store = ?", (saved.store,))
+                db.executemany(
+                    "INSERT INTO minions VALUES (?, ?)",
+                    [(minion, saved.store) for minion in saved.minions],
+                )
             if change is not None:
                 previous = before.state if before else ""
-                row = (saved.store, saved.generation, saved.state, previous, change, saved.since)
+                row = (saved.store, saved.generation, saved.state, previous, change)
                 db.execute(
-                    "INSERT INTO history (store, generation, state, previous, reason, at) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    row,
+                    "INSERT INTO history "
+                    "(store, generation, state, previous, reason, at, announced) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row, saved.since if noted is None else noted, noted is not None),
                 )
         return saved
 
@@ -275,6 +350,16 @@ class Ledger:
                 "UPDATE history SET announced = 1 WHERE id = ?", [(c.id,) for c in changes]
             )
 
+    def generations(self, store: str, state: str) -> list[int]:
+        """Return the deployments of the store that were ever in ``state``, oldest first."""
+        rows = self._read(
+            "SELECT DISTINCT generation FROM history WHERE store = ? AND state = ? "
+            "ORDER BY generation",
+            store,
+            state,
+        )
+        return [generation for (generation,) in rows]
+
     def reached(self, store: str, generation: int, state: str) -> bool:
         """Say whether that deployment of the store was ever in ``state``."""
         return bool(
@@ -292,29 +377,31 @@ class Ledger:
             Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)
         ]
 
-    def ring(self, name: str, now: float, eager: bool = False) -> None:
+    def ring(self, name: str, now: float, eager: bool = False, ready: bool = False) -> None:
         """
         Ring the doorbell of a store or a minion, so that the pump looks at it at once.
 
         eager
             The minion is there now: what it did not answer so far is asked again.
+        ready
+            The minion says that it is a hypervisor that has reached its highstate.
         """
         with self._writing() as db:
             db.execute(
-                "INSERT INTO bells VALUES (?1, ?2, ?3) ON CONFLICT (name) "
-                "DO UPDATE SET at = ?2, eager = max(eager, ?3)",
-                (name, now, eager),
+                "INSERT INTO bells VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) "
+                "DO UPDATE SET at = ?2, eager = max(eager, ?3), ready = max(ready, ?4)",
+                (name, now, eager, ready),
             )
 
-    def rung(self) -> list[tuple[str, bool]]:
-        """Return whose bells were rung, and whether eagerly."""
-        rows = self._read("SELECT name, eager FROM bells ORDER BY at")
-        return [(name, bool(eager)) for name, eager in rows]
+    def rung(self) -> list[Bell]:
+        """Return the bells that were rung, the oldest first."""
+        rows = self._read("SELECT name, at, eager, ready FROM bells ORDER BY at")
+        return [Bell(name, at, bool(eager), bool(ready)) for name, at, eager, ready in rows]
 
-    def answered(self, name: str) -> None:
-        """Take a bell off the list."""
+    def answered(self, bell: Bell) -> None:
+        """Take a bell off the list, unless it was rung again."""
         with self._writing() as db:
-            db.execute("DELETE FROM bells WHERE name = ?", (name,))
+            db.execute("DELETE FROM bells WHERE name = ? AND at = ?", (bell.name, bell.at))
 
 
 def _record(text: str, revision: int, due: float | None) -> Record:

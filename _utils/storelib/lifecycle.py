@@ -124,23 +124,43 @@ CANCELLING = State(
     7 * 24 * HOUR,
     "nothing is left to undo",
 )
+ROLLING_BACK = State(
+    "rolling_back",
+    "puts the set-aside server back in its place",
+    "it runs from its own disk, with its own key, and its minion answers",
+    20 * MINUTE,
+    "the server that was there is set aside, deploy.rollback puts it back",
+)
+RETIRING = State(
+    "retiring",
+    "removes the store's servers for good",
+    "domain, disks, set-aside servers, key and autosign entry are gone",
+    7 * 24 * HOUR,
+    "nothing brings them back",
+)
 DEPLOYED = State("deployed", "the store server is verified")
 FAILED = State("failed", "it stopped; failed_in and reason say where and why")
 CANCELLED = State("cancelled", "nothing of the new server is left; the old one is set aside")
 HELD = State("held", "it waits for deploy.release; its deadline is stopped")
+RETIRED = State("retired", "the store has no server any more")
 
-STATES = {state.name: state for state in (*PATH, CANCELLING, DEPLOYED, FAILED, CANCELLED, HELD)}
+BESIDE = (ROLLING_BACK, CANCELLING, RETIRING)
+"""States that move by themselves, to another end than a deployment."""
+
+STATES = {
+    state.name: state for state in (*PATH, *BESIDE, DEPLOYED, FAILED, CANCELLED, HELD, RETIRED)
+}
 FIRST = PATH[0].name
 PASSED = frozenset(state.name for state in PATH)
 """States on the way to ``deployed``."""
 
-ACTIVE = PASSED | {CANCELLING.name}
+ACTIVE = PASSED | {state.name for state in BESIDE}
 """States that move by themselves."""
 
 OPEN = ACTIVE | {HELD.name}
 """States of a deployment that is not over."""
 
-SLOT = frozenset(state.name for state in PATH[2:])
+SLOT = frozenset(state.name for state in (*PATH[2:], ROLLING_BACK))
 """States that hold a slot: work is being done on the hypervisor or in its guest."""
 
 WITH_GUEST = frozenset(state.name for state in PATH[6:])
@@ -150,7 +170,9 @@ FOLLOWS = {
     state.name: following.name
     for state, following in (
         *zip(PATH, (*PATH[1:], DEPLOYED), strict=True),
+        (ROLLING_BACK, DEPLOYED),
         (CANCELLING, CANCELLED),
+        (RETIRING, RETIRED),
     )
 }
 """The state after each state that moves by itself."""
@@ -159,8 +181,12 @@ RESUMES = {
     **{state.name: state.name for state in PATH},
     # The guest may have lost its key, or be off: it is let in and started anew.
     "booting": "starting",
+    ROLLING_BACK.name: ROLLING_BACK.name,
 }
 """Where a retry goes on, by the state that failed: steps can be repeated, earlier ones held."""
+
+AT_REST = (DEPLOYED.name, FAILED.name, CANCELLED.name)
+"""States from which a store can be rolled back or retired."""
 
 
 def _transitions() -> dict[tuple[str, str], str]:
@@ -168,18 +194,25 @@ def _transitions() -> dict[tuple[str, str], str]:
     for name in FOLLOWS:
         table[name, FAILED.name] = "a fault, or its limit passed"
     passed = [state.name for state in PATH]
-    for name in passed:
+    for name in (*passed, ROLLING_BACK.name):
         table[name, HELD.name] = "deploy.hold"
         table[HELD.name, name] = "deploy.release"
+    for name in passed:
+        table[name, FIRST] = "the hypervisor is another machine"
     # A retry takes a slot again, and goes on where it failed.
     for name in passed[3:]:
         table["queued", name] = "deploy.retry"
+    table["queued", ROLLING_BACK.name] = "a slot is free"
+    for name in AT_REST:
+        table[name, "queued"] = "deploy.rollback, as a new generation"
+        table[name, RETIRING.name] = "deploy.retire remove=True"
     for name in (*passed, HELD.name, FAILED.name):
         table[name, CANCELLING.name] = "deploy.cancel"
-    table[FAILED.name, "queued"] = "deploy.retry"
+    table[FAILED.name, "queued"] = "deploy.retry, or deploy.rollback as a new generation"
     table[FAILED.name, FIRST] = "deploy.store, as a new generation, or deploy.retry"
     table[CANCELLED.name, FIRST] = "deploy.store, as a new generation"
-    table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True, as a new generation"
+    table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True or new hardware, as a new generation"
+    table[RETIRED.name, FIRST] = "deploy.store, as a new generation"
     return table
 
 
@@ -212,5 +245,7 @@ def diagram() -> str:
         "        any state before deployed can become failed, held or cancelling",
         "        deploy.release goes on where it was held",
         "        deploy.retry goes on, with a slot, where it failed",
+        "        deploy.rollback waits for a slot, too, and can be held",
+        "        where the hypervisor is another machine, it begins at the top again",
     ]
     return "\n".join([*lines, "    end note", f"    {DEPLOYED.name} --> [*]"])

@@ -78,10 +78,10 @@ def _unknown_server(turn: Turn, facts: dict[str, Any]) -> list[str]:
         return []
     generation = domain["generation"]
     reached = turn.ledger.reached
-    # Only earlier deployments are known: a lost ledger begins at 1 again.
+    # Only what this ledger saw being made is known: a lost one begins at 1 again.
     if (
-        generation < turn.record.generation
-        and reached(turn.record.store, generation, lifecycle.FIRST)
+        generation <= turn.record.generation
+        and reached(turn.record.store, generation, "defining")
         and not reached(turn.record.store, generation, lifecycle.DEPLOYED.name)
     ):
         return []
@@ -110,6 +110,13 @@ def staging(turn: Turn) -> Evidence:
 def clearing(turn: Turn) -> Evidence:
     """Over when the old server's domain, disk and key are gone from their places."""
     world, minion = turn.world, turn.record.minion_id
+    if twin := turn.twin(turn.record.hypervisor):
+        raise Fault(
+            f"{twin} still runs the server of store {turn.record.store}: a second one would be its "
+            "twin",
+            f"shut it down there, or deploy there: salt-run deploy.store {turn.record.store} "
+            f"hypervisor={twin} redeploy=True",
+        )
     old_key = turn.once("old_public_key", lambda: world.keys(minion).get(ACCEPTED, ""))
     facts = turn.once(
         "cleared", lambda: turn.on_hypervisor("clear", public_key=old_key or None).facts
@@ -123,7 +130,19 @@ def clearing(turn: Turn) -> Evidence:
     world.purge_key(minion)
     if world.keys(minion):
         raise Waiting(f"the old key of {minion} is not gone yet", 1)
-    return {"set_aside": facts["set_aside"]}
+    _note_asides(turn, facts)
+    return {"set_aside": facts["set_aside"], "serving_key": ""}
+
+
+def _note_asides(turn: Turn, facts: Evidence) -> None:
+    """Remember where the servers are that were set aside."""
+    where = {
+        "hypervisor": turn.record.hypervisor,
+        "machine_id": turn.record.evidence.get("hypervisor", {}).get("machine_id", ""),
+    }
+    new = {str(each["generation"]): {**where, "path": each["path"]} for each in facts["set_asides"]}
+    if new:
+        turn.save(asides={**turn.record.asides, **new})
 
 
 def defining(turn: Turn) -> Evidence:
@@ -242,35 +261,106 @@ def finishing(turn: Turn) -> Evidence:
     return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}
 
 
+def rolling_back(turn: Turn) -> Evidence:
+    """Over when the server that was set aside runs again and its minion answers."""
+    world, minion = turn.world, turn.record.minion_id
+    of = turn.once("rolls_back_to", lambda: _set_aside(turn))
+    present = world.keys(minion).get(ACCEPTED) or None
+    room = turn.once("made_room", lambda: turn.on_hypervisor("clear", public_key=present).facts)
+    _note_asides(turn, room)
+    facts = turn.once("restored", lambda: turn.on_hypervisor("restore", of=of).facts)
+    key = facts["public_key"]
+    known = world.keys(minion)
+    if set(known) != {ACCEPTED} or not world.same_key(known[ACCEPTED], key):
+        # Only now: a guest that still ran would call again and leave a new pending key.
+        world.purge_key(minion)
+        world.accept_key(minion, key)
+    if turn.record.evidence.get("public_key") != key:
+        turn.save(evidence={**turn.record.evidence, "public_key": key, "serving_key": ""})
+    turn.once("started", lambda: turn.on_hypervisor("start", of=of).facts)
+    server = turn.in_guest("facts", quick=True).facts
+    asides = {number: aside for number, aside in turn.record.asides.items() if number != str(of)}
+    turn.save(asides=asides)
+    return {"disk": facts["disk"], "set_aside": room["set_aside"], "server": server}
+
+
+def _set_aside(turn: Turn) -> int:
+    """Return which deployment's server is put back: the newest one that was ever verified."""
+    record = turn.record
+    verified = set(turn.ledger.generations(record.store, lifecycle.DEPLOYED.name))
+    verified.discard(record.evidence["replaces"])
+    facts = turn.on_hypervisor("facts", quick=True).facts
+    domain = facts["domain"] or {}
+    here = [each["generation"] for each in facts["set_asides"]]
+    # A clearing that failed at its very beginning has left it where it was.
+    here += [domain["generation"]] if domain.get("ours") else []
+    found = [generation for generation in here if generation in verified]
+    if not found:
+        known = ", ".join(
+            f"{aside['path']} on {aside['hypervisor']}" for aside in record.asides.values()
+        )
+        raise Fault(
+            f"{record.hypervisor} has no set-aside server of store {record.store} that was ever "
+            f"verified; known are: {known or 'none'}",
+            f"deploy anew: salt-run deploy.store {record.store} redeploy=True",
+        )
+    return int(found[-1])
+
+
 def cancelling(turn: Turn) -> Evidence:
     """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
     world, record = turn.world, turn.record
     world.disarm(record.minion_id)
+    # From now on it is not let in any more, however long its hypervisor is away.
+    _lock_out(turn)
     # Before these states nothing was done on the hypervisor, or nothing of the new server.
     if turn.ledger.reached(record.store, record.generation, "clearing"):
         turn.once("quiet", turn.quiet)
     if turn.ledger.reached(record.store, record.generation, "defining"):
-        turn.once("discarded", lambda: _discarded(turn))
-    ours = record.evidence.get("public_key")
-    if ours and any(world.same_key(pem, ours) for pem in world.keys(record.minion_id).values()):
-        world.purge_key(record.minion_id)
+        turn.once("discarded", lambda: _gone(turn, turn.on_hypervisor("discard").facts))
+    # What still ran has called again.
+    _lock_out(turn)
     return {}
 
 
-def _discarded(turn: Turn) -> Evidence:
-    facts = turn.on_hypervisor("discard").facts
-    domain = facts["domain"]
-    if domain["exists"] and domain["generation"] != turn.record.generation:
-        # Another server's, and so are the files.
+def _lock_out(turn: Turn) -> None:
+    world, record = turn.world, turn.record
+    ours = record.evidence.get("public_key")
+    if ours and any(world.same_key(pem, ours) for pem in world.keys(record.minion_id).values()):
+        world.purge_key(record.minion_id)
+
+
+def _gone(turn: Turn, facts: Evidence) -> Evidence:
+    """Return the facts of a removal, if nothing is left; otherwise name what is."""
+    if not facts["left"]:
         return facts
-    left = [facts[name]["path"] for name in ("disk", "seed") if facts[name]["exists"]]
-    left += [turn.record.minion_id] if domain["exists"] else []
-    if left:
-        raise Fault(
-            f"{turn.record.hypervisor} still has {', '.join(left)}",
-            f"remove it there, then salt-run deploy.cancel {turn.record.store}",
-        )
-    return facts
+    left = [f"{turn.record.hypervisor}: {path}" for path in facts["left"]]
+    turn.save(evidence={**turn.record.evidence, "cleanup_failed": left})
+    verb = "cancel" if turn.record.state == lifecycle.CANCELLING.name else "retire"
+    flag = "" if verb == "cancel" else " remove=True"
+    raise Fault(
+        f"it could not be removed: {', '.join(left)}",
+        f"remove it there, then: salt-run deploy.{verb} {turn.record.store}{flag}",
+    )
+
+
+def _retired(turn: Turn, data_disks: bool) -> Evidence:
+    facts = turn.on_hypervisor("retire", data_disks=data_disks, remove=True).facts
+    return {**facts, "left": [each["path"] for each in facts["left"]]}
+
+
+def retiring(turn: Turn) -> Evidence:
+    """Over when nothing is left of any server of the store."""
+    world, record = turn.world, turn.record
+    world.disarm(record.minion_id)
+    world.purge_key(record.minion_id)
+    data_disks = record.evidence["data_disks"]
+    facts = turn.once(
+        "removed",
+        lambda: _gone(turn, _retired(turn, data_disks)),
+    )
+    world.purge_key(record.minion_id)
+    return {"retired": {key: facts[key] for key in ("removed", "kept")}}
 
 
 STEPS: dict[str, Callable[[Turn], Evidence]] = {
@@ -288,6 +378,8 @@ STEPS: dict[str, Callable[[Turn], Evidence]] = {
         restarting,
         verifying,
         finishing,
+        rolling_back,
         cancelling,
+        retiring,
     )
 }

@@ -18,7 +18,7 @@ from typing import Any
 from storelib import __version__, report
 from storelib.errors import Fault
 from storelib.ledger import Job, Ledger, Record
-from storelib.world import Returned, World
+from storelib.world import ACCEPTED, Returned, World
 
 RESEND_S = 60.0
 """A job that only asks is sent again after this silence: the minion may have been away."""
@@ -31,6 +31,12 @@ PROBE_S = 30.0
 
 EARLIER = 5
 """How many earlier jobs of the same question may still be answered: a slow guest is late."""
+
+FENCE_S = 45.0
+"""How long another hypervisor of the store has to say whether it runs the store's server."""
+
+RUNNING = frozenset({"running", "blocked", "paused", "shutting down"})
+"""libvirt's states of a domain that is on."""
 
 EAGER_S = 3.0
 """The same, when a bell says that the minion is there."""
@@ -56,6 +62,10 @@ class Waiting(Exception):
         self.seconds = seconds
 
 
+class Replaced(Exception):
+    """The hypervisor is another machine than the one that the deployment began on."""
+
+
 class Asking(Waiting):
     """An answer is not there yet: says less than what was waited for before."""
 
@@ -74,9 +84,11 @@ class Turn:
         """Return the deployment's spec."""
         return self.record.spec
 
-    def save(self, change: str | None = None, **changes: Any) -> None:
-        """Write changes of the record; ``change`` is the line of history, if it is one."""
-        self.record = self.ledger.save(dataclasses.replace(self.record, **changes), change)
+    def save(self, change: str | None = None, noted: float | None = None, **changes: Any) -> None:
+        """Write changes of the record; ``change`` and ``noted`` as for :meth:`Ledger.save`."""
+        self.record = self.ledger.save(
+            dataclasses.replace(self.record, **changes), change, noted=noted
+        )
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
         """Return evidence ``name``; found out at the first call, remembered from then on."""
@@ -84,12 +96,63 @@ class Turn:
             self.save(evidence={**self.record.evidence, name: find()}, job=None)
         return self.record.evidence[name]
 
-    def on_hypervisor(self, step: str, quick: bool = False, **arguments: Any) -> report.Report:
-        """Return the report of ``store_hypervisor.<step>``; raise ``Fault`` if it is not ok."""
+    def on_hypervisor(
+        self, step: str, quick: bool = False, at: str | None = None, **arguments: Any
+    ) -> report.Report:
+        """
+        Return the report of ``store_hypervisor.<step>``; raise ``Fault`` if it is not ok.
+
+        at
+            Minion ID of another hypervisor than the record's.
+        """
+        minion = at or self.record.hypervisor
         answer = self._report(
-            self.record.hypervisor, f"store_hypervisor.{step}", quick, spec=self.spec, **arguments
+            minion, f"store_hypervisor.{step}", quick, spec=self.spec, **arguments
         )
+        known = self.record.evidence.get("hypervisor", {}).get("machine_id")
+        if at is None and known not in (None, answer.facts.get("machine_id", known)):
+            raise Replaced(f"{minion} is another machine: its ID is {answer.facts['machine_id']}")
         return self._good(answer)
+
+    def check_hypervisor(self) -> None:
+        """Raise :class:`Replaced` if an operator has accepted another key of the hypervisor."""
+        ours = self.record.evidence.get("hypervisor_key")
+        accepted = self.world.keys(self.record.hypervisor).get(ACCEPTED)
+        if ours and accepted and not self.world.same_key(accepted, ours):
+            raise Replaced(f"{self.record.hypervisor} has another key: it was installed anew")
+
+    def twin(self, hypervisor: str) -> str:
+        """
+        Return which other hypervisor runs the store's server; empty if none does.
+
+        One that does not answer within :data:`FENCE_S`, or has no accepted key any more, is gone.
+        """
+        others = dict.fromkeys((self.record.hypervisor, *self.record.others))
+        for other in others:
+            if other == hypervisor or ACCEPTED not in self.world.keys(other):
+                continue
+            known = self.record.evidence.get("fence", {}).get(other)
+            if known is None:
+                known = {"until": self.world.now() + FENCE_S}
+                self._fence(other, known)
+            if "runs" not in known:
+                try:
+                    domain = self.on_hypervisor("facts", quick=True, at=other).facts["domain"]
+                    runs = bool(domain and domain.get("ours") and domain["state"] in RUNNING)
+                except Waiting:
+                    if self.world.now() < known["until"]:
+                        raise
+                    runs = False
+                known = {**known, "runs": runs}
+                self._fence(other, known)
+            if known["runs"]:
+                return other
+        return ""
+
+    def _fence(self, other: str, known: dict[str, Any]) -> None:
+        evidence = self.record.evidence
+        fence = {**evidence.get("fence", {}), other: known}
+        self.save(evidence={**evidence, "fence": fence})
 
     def in_guest(self, step: str, quick: bool = False, **arguments: Any) -> report.Report:
         """Return the report of ``provisioning_helper.<step>``; raise ``Fault`` if it is not ok."""
@@ -132,8 +195,7 @@ class Turn:
     def _believed(self, job: Job, value: Any) -> report.Report:
         """Return the report, if it is one and sealed by the minion with the key that we know."""
         record, step = self.record, job.function.partition(".")[2]
-        whose = "public_key" if job.minion == record.minion_id else "hypervisor_key"
-        shared = self.world.secret(job.minion, record.evidence[whose])
+        shared = self.world.secret(job.minion, record.key_of(job.minion))
         answer = report.opened(value, record.store, record.generation, step)
         if not report.believed(value, (job.jid, *job.earlier), shared):
             raise report.Unsealed(f"{job.minion} sent a report on {step} without its seal")
@@ -148,9 +210,13 @@ class Turn:
         # A stranger's text, on its way to a log and a terminal.
         why = "".join(char if char.isprintable() else " " for char in why)
         log.warning("%s: refused: %s", record.store, why)
-        count = record.evidence.get("refused", {"count": 0})["count"] + 1
-        refused = {"count": count, "last": why, "at": self.world.now()}
-        self.save(job=None, evidence={**record.evidence, "refused": refused})
+        before = record.evidence.get("refused", {"count": 0, "state": ""})
+        now = self.world.now()
+        refused = {"count": before["count"] + 1, "last": why, "at": now, "state": record.state}
+        # One line of history in each state: a flood of them must not bury the rest.
+        line = f"refused: {why}" if before["state"] != record.state else None
+        evidence = {**record.evidence, "refused": refused}
+        self.save(line, noted=now, job=None, evidence=evidence)
         return Waiting(f"refused: {why}", SYNC_S)
 
     def _mending(self, minion: str, mend: str) -> Waiting | None:

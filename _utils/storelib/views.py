@@ -20,6 +20,9 @@ HIDDEN = (
     "probe_tries",
     "late",
     "quiet",
+    "serving_key",
+    "fence",
+    "made_room",
 )
 """Evidence that is for the machine only."""
 
@@ -52,6 +55,7 @@ def record(this: Record) -> dict[str, Any]:
         "failed_in": this.failed_in,
         "reason": this.reason,
         "next_action": this.next_action,
+        "cleanup_failed": evidence.pop("cleanup_failed", []),
         "revision": this.revision,
     }
 
@@ -111,18 +115,38 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         told["you_can"] = [this.next_action]
         if this.failed_in in lifecycle.RESUMES:
             told["you_can"] += [f"go on where it failed: salt-run deploy.retry {this.store}"]
-        told["you_can"] += [
-            f"remove what was made: salt-run deploy.cancel {this.store}",
-            f"begin anew: salt-run deploy.store {this.store}",
-        ]
+        if this.failed_in in (*lifecycle.PASSED, lifecycle.CANCELLING.name):
+            told["you_can"] += [f"remove what was made: salt-run deploy.cancel {this.store}"]
+        told["you_can"] += [f"begin anew: salt-run deploy.store {this.store}", *_backwards(this)]
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
         told["you_can"] = [f"salt-run deploy.{verb} {this.store}" for verb in ("release", "cancel")]
     elif this.state == lifecycle.CANCELLED.name:
+        told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}", *_backwards(this)]
+    elif this.state == lifecycle.RETIRED.name:
         told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}"]
     else:
-        told["you_can"] = [f"replace it: salt-run deploy.store {this.store} redeploy=True"]
+        told["you_can"] = [
+            f"replace it: salt-run deploy.store {this.store} redeploy=True",
+            *_backwards(this),
+        ]
+    if "offered" in this.evidence:
+        offered = this.evidence["offered"]
+        told["offered"] = f"{offered['hypervisor']} is ready for this store: {offered['why']}"
+        told["you_can"] += [
+            f"move there: salt-run deploy.store {this.store} "
+            f"hypervisor={offered['hypervisor']} redeploy=True"
+        ]
     return told
+
+
+def _backwards(this: Record) -> list[str]:
+    """Return what can be typed to have less than there is."""
+    back = [f"put the set-aside server back: salt-run deploy.rollback {this.store}"]
+    return [
+        *(back if this.asides else []),
+        f"see what a removal for good would remove: salt-run deploy.retire {this.store}",
+    ]
 
 
 def progress(change: Change, began: float) -> str:

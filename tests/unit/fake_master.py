@@ -54,6 +54,7 @@ def hypervisor_facts():
         "disk": {"path": "/pool/store-0815.qcow2", "exists": False},
         "seed": {"path": "/pool/store-0815-seed.iso", "exists": False},
         "image": {"path": "/pool/.store-deploy/images/5e.qcow2", "exists": False, "sha256": None},
+        "set_asides": [],
     }
 
 
@@ -75,9 +76,9 @@ class Books(Ledger):
         # Only a power cut would show the difference, and there is none here.
         self._db.execute("PRAGMA synchronous=OFF")
 
-    def save(self, record, change=None, max_active=None):
+    def save(self, record, *args, **kwargs):
         with self.master.point("save"):
-            return super().save(record, change, max_active)
+            return super().save(record, *args, **kwargs)
 
 
 class _Point:
@@ -104,6 +105,7 @@ class FakeMaster:
     """
     See above. What a test changes is public; ``wrong`` collects what must never happen.
 
+    ``others`` are the facts of hypervisors beside the one that all else happens on.
     ``instead`` changes what a minion finds and seals, ``forged`` what the master then receives.
     """
 
@@ -120,6 +122,8 @@ class FakeMaster:
         self.entries = set()
         self.pillars = {HYPERVISOR: PILLAR}
         self.facts = hypervisor_facts()
+        self.others = {}
+        self.hypervisor_key = pem("hypervisor")
         self.booted = []
         self.up = False
         self.guest_key = None
@@ -270,13 +274,13 @@ class FakeMaster:
     def _ended(self, jid, minion, function, arguments):
         del self._running[jid]
         self.acts.append(f"run {function}")
-        value = self._value(function, arguments)
+        value = self._value(minion, function, arguments)
         if function in self.instead:
             value = self.instead[function](value)
         if function == "saltutil.refresh_pillar":
             self.secretless.discard(minion)
         elif isinstance(value, dict) and "nonce" in arguments:
-            key = self.guest_key if minion == GUEST else pem("hypervisor")
+            key = self.guest_key if minion == GUEST else self.hypervisor_key
             shared = "" if minion in self.secretless else self.secret(minion, key)
             value = report.sealed(value, arguments["nonce"], shared)
         if function in self.forged:
@@ -287,18 +291,21 @@ class FakeMaster:
         retcode = 0 if not isinstance(value, dict) or value.get("ok", True) else 1
         self._returns[jid, minion] = Returned(value, retcode)
 
-    def _value(self, function, arguments):
+    def _value(self, minion, function, arguments):
         module, _, step = function.partition(".")
         if module == "saltutil":
             return {}
         store = arguments.get("store") or arguments["spec"]["store"]
         generation = arguments["generation"]
         rest = {k: v for k, v in arguments.items() if k not in ("store", "generation", "nonce")}
-        facts = getattr(self, f"do_{step}")(generation, **rest)
+        facts = self.others.get(minion) or getattr(self, f"do_{step}")(generation, **rest)
+        if module == "store_hypervisor":
+            facts = {"machine_id": self.facts["machine_id"], **facts}
         return report.made(store, generation, step, facts)
 
-    def do_facts(self, generation, spec):
-        return dict(self.facts)
+    def do_facts(self, generation, spec=None):
+        # The guest's own function of that name tells less.
+        return dict(self.facts) if spec else {"minion_id": GUEST, "boot_id": self.booted[-1]}
 
     def do_stage(self, generation, spec):
         image = {"path": "/pool/5e.qcow2", "exists": True, "format": "qcow2", "backing": None}
@@ -311,7 +318,10 @@ class FakeMaster:
         self.up = False
         self.facts["domain"] = {"exists": False}
         self.facts["disk"] = {"path": "/pool/store-0815.qcow2", "exists": False}
-        aside = {"path": "/pool/g1", "generation": old["generation"]} if old["exists"] else None
+        aside = None
+        if old["exists"]:
+            aside = {"path": f"/pool/g{old['generation']}", "generation": old["generation"]}
+            self.facts["set_asides"].append({**aside, "public_key": old["public_key"]})
         return {
             **{key: self.facts[key] for key in ("domain", "disk", "seed")},
             "set_aside": aside,
@@ -342,7 +352,38 @@ class FakeMaster:
             "public_key": self.guest_key,
         }
 
-    def do_start(self, generation, spec):
+    def do_restore(self, generation, spec, of):
+        for aside in self.facts["set_asides"]:
+            if aside["generation"] == of:
+                self.facts["set_asides"].remove(aside)
+                self.guest_key = aside["public_key"]
+                self.facts["domain"] = {
+                    "exists": True,
+                    "state": "shut off",
+                    "store": spec["store"],
+                    "generation": of,
+                    "public_key": self.guest_key,
+                    "ours": True,
+                }
+                self.facts["disk"] = {**self.facts["disk"], "exists": True}
+                break
+        facts = {key: self.facts[key] for key in ("domain", "disk")}
+        return {**facts, "public_key": self.guest_key, "set_aside": f"/pool/g{of}"}
+
+    def do_retire(self, generation, spec, data_disks, remove):
+        found = [{"what": "set_aside", "path": each["path"]} for each in self.facts["set_asides"]]
+        if self.facts["domain"]["exists"]:
+            found.append({"what": "domain", "path": GUEST})
+        if remove:
+            self.up = False
+            self.facts |= {"domain": {"exists": False}, "set_asides": []}
+            self.facts["disk"] = {**self.facts["disk"], "exists": False}
+        kept = [] if data_disks else [{"what": "data_disk", "path": "/pool/store-0815-data.qcow2"}]
+        return {"found": found, "removed": found if remove else [], "left": [], "kept": kept}
+
+    def do_start(self, generation, spec, of=None):
+        if not self.facts["domain"]["exists"]:
+            return {"attempts": 1, "errors": [], "started_at": None, "state": None, "id": None}
         if self.facts["domain"]["state"] != "running":
             self.facts["domain"] |= {"state": "running"}
             self.booted = []
@@ -350,6 +391,7 @@ class FakeMaster:
         return {"attempts": 1, "errors": [], "started_at": "x", "state": "running", "id": 7}
 
     def do_finish(self, generation, spec):
+        self.facts["seed"] = {**self.facts["seed"], "exists": False}
         return {
             "domain": self.facts["domain"],
             "seed": {"path": "/pool/store-0815-seed.iso", "exists": False},
@@ -364,7 +406,7 @@ class FakeMaster:
             self.facts["domain"] = {"exists": False}
             for what in ("disk", "seed"):
                 self.facts[what] = {**self.facts[what], "exists": False}
-        return {key: self.facts[key] for key in ("domain", "disk", "seed")}
+        return {**{key: self.facts[key] for key in ("domain", "disk", "seed")}, "left": []}
 
     def do_console(self, generation, spec, lines):
         return {"path": "/var/log/x", "lines": self.console[-lines:]}
@@ -386,7 +428,7 @@ class FakeMaster:
         if GUEST in self.entries and ACCEPTED not in keys:
             self.known_keys[GUEST] = keys = {ACCEPTED: self.guest_key}
         if self._connected():
-            if len(self.booted) == 1:
+            if len(self.booted) == 1 and self.facts["seed"]["exists"]:
                 self.later(5, self._reboot)  # firstboot
             return
         if not keys:

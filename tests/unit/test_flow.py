@@ -215,6 +215,7 @@ def test_a_server_that_the_ledger_does_not_know_is_not_replaced_without_the_flag
 
 def test_a_server_that_the_ledger_does_not_know_is_replaced_with_the_flag(master):
     master.facts["domain"] = {"exists": True, "ours": True, "generation": 7, "state": "running"}
+    master.facts["domain"]["public_key"] = pem("old")
     assert deployed(master, redeploy=True).evidence["set_aside"]["generation"] == 7
 
 
@@ -366,7 +367,7 @@ def test_whoever_ends_wakes_those_who_wait(master):
     waiting = other_store(master, state="queued", hypervisor=HYPERVISOR)
     waiting = master.books.save(dataclasses.replace(waiting, since=BEGAN + 60))
     deployed(master)
-    assert [name for name, _ in master.books.rung()] == [waiting.store]
+    assert [bell.name for bell in master.books.rung()] == [waiting.store]
 
 
 def test_a_slot_that_is_lost_at_the_last_moment_is_waited_for(master, monkeypatch):

@@ -139,17 +139,26 @@ def test_a_bell_rings_once_until_it_is_answered(ledger):
     ledger.ring("store-0815", 2.0)
     ledger.ring("hv-0816", 1.0)
     ledger.ring("store-0815", 3.0)
-    assert [name for name, _ in ledger.rung()] == ["hv-0816", "store-0815"]
-    ledger.answered("hv-0816")
-    ledger.answered("nobody")
-    assert [name for name, _ in ledger.rung()] == ["store-0815"]
+    hypervisor, store = ledger.rung()
+    assert (hypervisor.name, store.name) == ("hv-0816", "store-0815")
+    ledger.answered(hypervisor)
+    assert ledger.rung() == [store]
+
+
+def test_a_bell_that_rings_again_while_it_is_answered_is_heard_again(ledger):
+    ledger.ring("hv-0816", 1.0)
+    (heard,) = ledger.rung()
+    ledger.ring("hv-0816", 2.0, ready=True)
+    ledger.answered(heard)
+    (again,) = ledger.rung()
+    assert (again.name, again.ready) == ("hv-0816", True)
 
 
 @pytest.mark.parametrize("order", [(True, False), (False, True)])
 def test_an_eager_ring_is_not_lost_beside_another_one(ledger, order):
     for eager in order:
         ledger.ring("store-0815", 1.0, eager=eager)
-    assert ledger.rung() == [("store-0815", True)]
+    assert [bell.eager for bell in ledger.rung()] == [True]
 
 
 # Slots
@@ -407,7 +416,7 @@ def test_opening_the_ledger_twice_in_a_process_loses_nothing_that_others_write(p
         pass
     # Not forked: SQLite would still count the connections of this process.
     subprocess.run([sys.executable, "-c", RING, path], env=CORE, check=True, timeout=30)
-    assert ledger.rung() == [("hv-0815", False)]
+    assert [bell.name for bell in ledger.rung()] == ["hv-0815"]
     ledger.save(dataclasses.replace(saved, reason="kept"))
     with Ledger(path) as again:
         assert again.get("0815").reason == "kept"

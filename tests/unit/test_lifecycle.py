@@ -11,10 +11,11 @@ from storelib.steps import STEPS
 
 NAMES = [state.name for state in lifecycle.PATH]
 ENDS = {
-    "deployed": ["awaiting_hypervisor"],
-    "failed": ["cancelling", "queued", "awaiting_hypervisor"],
-    "cancelled": ["awaiting_hypervisor"],
-    "held": [*NAMES, "cancelling"],
+    "deployed": ["awaiting_hypervisor", "queued", "retiring"],
+    "failed": ["cancelling", "queued", "awaiting_hypervisor", "retiring"],
+    "cancelled": ["awaiting_hypervisor", "queued", "retiring"],
+    "held": [*NAMES, "cancelling", "rolling_back"],
+    "retired": ["awaiting_hypervisor"],
 }
 """States that only an operator leaves, and for which ones."""
 
@@ -27,7 +28,7 @@ def test_the_path_is_the_one_that_the_design_promises():
 
 
 def test_names_do_not_repeat():
-    assert len(lifecycle.STATES) == len(NAMES) + len(["cancelling"]) + len(ENDS)
+    assert len(lifecycle.STATES) == len(NAMES) + len(lifecycle.BESIDE) + len(ENDS)
 
 
 @pytest.mark.parametrize("name", lifecycle.STATES)
@@ -38,7 +39,7 @@ def test_every_state_can_be_reached_from_the_first(name):
     assert name in reached
 
 
-@pytest.mark.parametrize("state", [*lifecycle.PATH, lifecycle.CANCELLING], ids=lambda s: s.name)
+@pytest.mark.parametrize("state", [*lifecycle.PATH, *lifecycle.BESIDE], ids=lambda s: s.name)
 def test_every_passing_state_has_a_limit_an_end_an_undo_and_a_way_to_failed(state):
     assert state.limit_s > 0
     assert state.happens
@@ -104,7 +105,8 @@ def test_no_passing_state_can_be_skipped_or_repeated():
     forward = [
         (start, to)
         for (start, to), why in lifecycle.TRANSITIONS.items()
-        if start in NAMES and to in (*NAMES, "deployed") and why != "deploy.retry"
+        if start in NAMES and to in (*NAMES, "deployed")
+        if why not in ("deploy.retry", "the hypervisor is another machine")
     ]
     assert forward == list(itertools.pairwise([*NAMES, "deployed"]))
 
@@ -137,12 +139,16 @@ def test_the_diagram_draws_only_changes_that_are_allowed():
         *((name, to) for name in NAMES for to in ("failed", "held", "cancelling")),
         *(("held", to) for to in (*NAMES, "cancelling")),
         *(("queued", name) for name in NAMES[3:]),
-        ("cancelling", "failed"),
+        *((name, "awaiting_hypervisor") for name in NAMES),
+        *((state.name, "failed") for state in lifecycle.BESIDE),
+        ("queued", "rolling_back"),
+        ("rolling_back", "held"),
+        ("held", "rolling_back"),
     }
     assert set(lifecycle.TRANSITIONS) - drawn == told, "the note tells all of these"
     assert "can become failed, held or cancelling" in lifecycle.diagram()
 
 
 def test_every_state_of_the_path_has_its_step_and_no_other_has_one():
-    assert list(STEPS) == [*NAMES, "cancelling"]
+    assert list(STEPS) == [*NAMES, *(state.name for state in lifecycle.BESIDE)]
     assert set(STEPS) == lifecycle.ACTIVE

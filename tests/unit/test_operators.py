@@ -209,10 +209,11 @@ def test_while_the_hypervisor_is_away_the_deployment_is_cancelling(master):
 
 def test_what_is_still_there_is_named_and_cancel_can_be_said_again(master):
     entered(master, "booting")
-    disk = {"path": "/pool/store-0815.qcow2", "exists": True}
-    master.instead["store_hypervisor.discard"] = with_facts(disk=disk)
+    left = ["/pool/store-0815.qcow2"]
+    master.instead["store_hypervisor.discard"] = with_facts(left=left)
     said(master, "cancel")
-    record = failed(master, "cancelling", "hv-0815 still has /pool/store-0815.qcow2")
+    record = failed(master, "cancelling", "not be removed: hv-0815: /pool/store-0815.qcow2")
+    assert views.record(record)["cleanup_failed"] == ["hv-0815: /pool/store-0815.qcow2"]
     assert "deploy.cancel 0815" in record.next_action
     assert not any("deploy.retry" in each for each in views.explain(record, 0)["you_can"])
     with pytest.raises(Refused):

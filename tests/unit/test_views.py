@@ -50,6 +50,9 @@ FAILED = dataclasses.replace(
 DEPLOYED = dataclasses.replace(ACTIVE, state="deployed", deadline=None, reason="")
 
 
+ASIDES = {"1": {"hypervisor": "hv-0815", "machine_id": "m", "path": "/pool/g1"}}
+
+
 def change(state, at, reason=""):
     return Change(1, "0815", 1, state, "", reason, at)
 
@@ -72,6 +75,7 @@ def test_a_record_has_the_fields_that_the_design_promises():
         "failed_in": "",
         "reason": "store-0815 has not called yet",
         "next_action": "",
+        "cleanup_failed": [],
         "revision": 7,
     }
 
@@ -155,12 +159,19 @@ def test_a_failed_deployment_is_explained_by_where_why_and_what_to_do(state):
     [
         (ACTIVE, {"history", "hold", "cancel"}),
         (dataclasses.replace(ACTIVE, state="cancelling"), {"history"}),
-        (FAILED, {"retry", "cancel", "store"}),
-        (dataclasses.replace(FAILED, failed_in="cancelling"), {"cancel", "store"}),
+        (FAILED, {"retry", "cancel", "store", "retire"}),
+        (dataclasses.replace(FAILED, failed_in="cancelling"), {"cancel", "store", "retire"}),
+        (
+            dataclasses.replace(FAILED, failed_in="rolling_back", asides=ASIDES),
+            {"retry", "store", "rollback", "retire"},
+        ),
+        (dataclasses.replace(FAILED, failed_in="retiring"), {"store", "retire"}),
         (dataclasses.replace(ACTIVE, state="held", held_in="booting"), {"release", "cancel"}),
-        (dataclasses.replace(ACTIVE, state="cancelled"), {"store"}),
+        (dataclasses.replace(ACTIVE, state="cancelled"), {"store", "retire"}),
+        (dataclasses.replace(ACTIVE, state="retired"), {"store"}),
+        (dataclasses.replace(DEPLOYED, asides=ASIDES), {"store", "rollback", "retire"}),
     ],
-    ids=["active", "cancelling", "failed", "failed in cancelling", "held", "cancelled"],
+    ids=lambda value: getattr(value, "failed_in", "") or getattr(value, "state", ""),
 )
 def test_an_operator_is_told_the_verbs_that_fit(this, verbs):
     told = "\n".join(views.explain(this, AT)["you_can"])
@@ -174,7 +185,7 @@ def test_of_a_held_deployment_is_told_where_it_goes_on():
 
 def test_a_deployed_store_can_be_replaced():
     told = views.explain(DEPLOYED, AT)
-    assert told["you_can"] == ["replace it: salt-run deploy.store 0815 redeploy=True"]
+    assert told["you_can"][0] == "replace it: salt-run deploy.store 0815 redeploy=True"
     assert not {"waits_for", "at_deadline", "reason"} & set(told)
 
 

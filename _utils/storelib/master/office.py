@@ -16,7 +16,7 @@ from typing import Any
 
 from storelib import flow, judge, lifecycle, report, views
 from storelib.errors import Conflict, Refused, StoreDeployError
-from storelib.ledger import Ledger, Record
+from storelib.ledger import Bell, Ledger, Record
 from storelib.master import settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 0.25
 """How often a watched record is read."""
+
+REASON_S = 10.0
+"""How long a deployment waits for the same before it is shown."""
 
 CHANGES = 20
 """How often an operator's change is tried while the pump changes the same record."""
@@ -112,7 +115,7 @@ def watch(
         Is given each line of progress.
     """
     until = time.monotonic() + timeout_s if timeout_s is not None else None
-    told, reason = 0, ""
+    told, reason, shown = 0, ("", 0.0), []
     with ledger(opts) as books:
         while True:
             record = found(books, begun.store)
@@ -122,9 +125,12 @@ def watch(
             for change in changes[told:]:
                 tell(views.progress(change, begun.began))
             told = len(changes)
-            if record.active and record.reason and record.reason != reason:
+            if not record.active or record.reason != reason[0]:
+                reason = (record.reason, time.monotonic())
+            elif reason[0] and time.monotonic() - reason[1] >= REASON_S and reason not in shown:
+                # What is over at once is not worth a line.
+                shown.append(reason)
                 tell(f"{time.time() - begun.began:8.1f} s    {record.reason}")
-            reason = record.reason
             if not record.active or (until is not None and time.monotonic() >= until):
                 return record
             time.sleep(WATCH_S)
@@ -158,7 +164,7 @@ def notify(
         if minion and MINION_ID.fullmatch(minion) and (ready or books.of_minion(minion)):
             known.append(minion)
         for name in known:
-            books.ring(name, time.time(), eager)
+            books.ring(name, time.time(), eager, ready and name == minion)
     return bool(known)
 
 
@@ -169,32 +175,68 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
     A deployment that another process is advancing is left to it.
     """
     with ledger(opts) as books:
-        rung: dict[str, tuple[str, bool]] = {}
-        for name, eager in books.rung():
-            # Off the list first: a bell that rings from now on is heard the next time.
-            books.answered(name)
-            record = books.get(name)
-            records = [record] if record else books.of_minion(name) or _stranger(opts, books, name)
-            rung.update({each.store: (name, eager) for each in records})
-        stores = dict.fromkeys([*rung, *books.due(time.time())])
+        bells = {bell: _answering(opts, master, books, bell) for bell in books.rung()}
+        stores = dict.fromkeys(store for named in bells.values() for store in named)
+        eager = {store for bell, named in bells.items() if bell.eager for store in named}
+        stores.update(dict.fromkeys(books.due(time.time())))
         if sweep:
             # Answers of which no event told. What only waits for its time is left alone.
             asked = [record for record in books.in_states(lifecycle.ACTIVE) if record.job]
             stores.update(dict.fromkeys(record.store for record in asked))
-        states = {}
+        states, busy = {}, set()
         for store in stores:
-            name, eager = rung.get(store, ("", False))
             try:
-                record = advance(opts, master, books, store, eager)
+                record = advance(opts, master, books, store, store in eager)
             except StoreDeployError as err:
                 # The others have their turn all the same.
                 log.error("%s: %s; %s", store, err.reason, err.hint)
                 continue
-            if record is not None:
+            if record is None:
+                busy.add(store)
+            else:
                 states[store] = record.state
-            elif name:
-                books.ring(name, time.time(), eager)
+        for bell, named in bells.items():
+            # Only now: a bell must not be lost with a process that is killed.
+            if not busy.intersection(named):
+                books.answered(bell)
         return states
+
+
+def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list[str]:
+    """Return the stores that a bell is about."""
+    if bell.ready:
+        try:
+            _ready(opts, master, books, bell.name)
+        except StoreDeployError as err:
+            log.warning("%s says that it is ready: %s; %s", bell.name, err.reason, err.hint)
+        except Exception:
+            # A minion's word must not stop the pump.
+            log.exception("%s says that it is ready", bell.name)
+    record = books.get(bell.name)
+    return [each.store for each in ([record] if record else books.of_minion(bell.name))]
+
+
+def _ready(opts: dict, master: SaltWorld, books: Ledger, minion: str) -> None:
+    """Look at a minion that says it is a ready hypervisor: what does its pillar say?"""
+    known = books.of_minion(minion)
+    if any(each.active and each.hypervisor == minion for each in known):
+        # Its deployment is under way, and looks for itself.
+        return
+    if ACCEPTED not in master.keys(minion):
+        return
+    pillar = master.store_server(minion)
+    if pillar is None:
+        return
+    spec = from_pillar(pillar, minion)
+    record = books.get(spec.store)
+    if record is not None and record.state != lifecycle.RETIRED.name:
+        with flow.locked(settings.state_dir(opts) / "locks", spec.store) as held:
+            if not held:
+                raise Conflict(f"store {spec.store} is at work")
+            flow.offer(master, books, record, minion, spec.auto_deploy)
+    elif record is None and spec.auto_deploy:
+        log.info("%s: %s is ready, auto_deploy", spec.store, minion)
+        flow.begin(books, time.time(), spec, minion, "event")
 
 
 def advance(
@@ -207,21 +249,72 @@ def advance(
         return flow.advance(master, books, store, settings.max_active(opts), rung)
 
 
-def _stranger(opts: dict, books: Ledger, minion: str) -> list[Record]:
-    """Look at a minion that says it is a ready hypervisor: what does its pillar say?"""
-    with world(opts) as master:
-        if ACCEPTED not in master.keys(minion):
-            return []
+def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
+    """Say what the retiring of a store would remove; touch nothing."""
+    with ledger(opts) as books, world(opts) as master:
+        record = found(books, store)
+        arguments = {"generation": record.generation, "spec": record.spec}
+        answer = _asked(
+            master,
+            record.hypervisor,
+            "store_hypervisor.retire",
+            {**arguments, "data_disks": data_disks},
+        )
+        facts = _facts(answer, record, "retire")
+        return {
+            "store": store,
+            "hypervisor": record.hypervisor,
+            "would_remove": facts["found"],
+            "would_keep": facts["kept"],
+            "keys": sorted(master.keys(record.minion_id)),
+        }
+
+
+def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> list[dict[str, Any]]:
+    """
+    Return what each store's hypervisor has set aside for longer than that, removed or not.
+
+    Stores with a deployment under way are left alone.
+    """
+    with ledger(opts) as books, world(opts) as master:
+        records = [found(books, store)] if store else books.all()
+        at_rest = [each for each in records if each.state not in lifecycle.OPEN]
+        rest = {"older_than_s": older_than_s, "remove": remove}
+        asked = {
+            each.store: (
+                each.hypervisor,
+                "store_hypervisor.prune",
+                {"spec": each.spec, "generation": each.generation, **rest},
+            )
+            for each in at_rest
+        }
+        answers = _asked_all(master, asked)
+    rows = []
+    for each in at_rest:
+        row: dict[str, Any] = {"store": each.store, "hypervisor": each.hypervisor}
         try:
-            pillar = master.store_server(minion)
-            spec = from_pillar(pillar, minion) if pillar is not None else None
-            if spec is None or not spec.auto_deploy:
-                return []
-            log.info("%s: %s is ready, auto_deploy", spec.store, minion)
-            return [flow.begin(books, time.time(), spec, minion, "event")]
-        except StoreDeployError as err:
-            log.warning("%s says that it is ready: %s; %s", minion, err.reason, err.hint)
-            return []
+            facts = _facts(answers.get(each.store), each, "prune")
+            row |= {key: facts[key] for key in ("found", "removed", "kept", "left")}
+        except Refused as err:
+            row["error"] = err.reason
+        rows.append(row)
+    return rows
+
+
+def _facts(answer: Any, record: Record, step: str) -> dict[str, Any]:
+    """Return the facts of a report that an operator waited for; raise :class:`Refused` if none."""
+    if answer is None:
+        raise Refused(
+            f"{record.hypervisor} does not answer",
+            f"see: salt {record.hypervisor} test.ping",
+        )
+    try:
+        told = report.opened(answer, record.store, record.generation, step)
+    except report.NotAReport as err:
+        raise Refused(str(err), f"salt {record.hypervisor} saltutil.sync_all") from err
+    if not told.ok:
+        raise Refused(told.error, told.hint)
+    return told.facts
 
 
 def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
@@ -254,13 +347,22 @@ def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
 
 def _asked(master: SaltWorld, minion: str, function: str, arguments: dict) -> Any:
     """Return what the minion returns for a job, ``None`` if it does not within :data:`FACTS_S`."""
-    if ACCEPTED not in master.keys(minion):
-        return None
-    jid, until = master.new_jid(), time.monotonic() + FACTS_S
-    master.publish(jid, minion, function, arguments)
-    while time.monotonic() < until:
-        returned = master.returned(jid, minion)
-        if returned is not None:
-            return returned.value
+    return _asked_all(master, {"": (minion, function, arguments)}).get("")
+
+
+def _asked_all(master: SaltWorld, asked: dict[str, tuple[str, str, dict]]) -> dict[str, Any]:
+    """Return what the minions return for their jobs, of those that do within :data:`FACTS_S`."""
+    jids = {}
+    for name, (minion, function, arguments) in asked.items():
+        if ACCEPTED in master.keys(minion):
+            jids[name] = master.new_jid()
+            master.publish(jids[name], minion, function, arguments)
+    answers: dict[str, Any] = {}
+    until = time.monotonic() + FACTS_S
+    while len(answers) < len(jids) and time.monotonic() < until:
+        for name in jids.keys() - answers:
+            returned = master.returned(jids[name], asked[name][0])
+            if returned is not None:
+                answers[name] = returned.value
         time.sleep(WATCH_S)
-    return None
+    return answers

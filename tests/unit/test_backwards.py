@@ -1,0 +1,255 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Back to the server that was set aside, and away with all of them.
+
+Master, hypervisor and guest are a stub (fake_master); the ledger and all that decides are real.
+"""
+
+import dataclasses
+
+import pytest
+from fake_master import GUEST, HYPERVISOR, deployed, failed, not_ok, pem, ran, told, with_facts
+
+from storelib import flow, lifecycle
+from storelib.errors import Refused
+from storelib.world import ACCEPTED
+
+OLD, NEW = pem("guest of deployment 1"), pem("guest of deployment 2")
+
+
+def now(master):
+    return master.books.get("0815")
+
+
+def rollback(master):
+    return flow.rollback(master.books, master.time, now(master))
+
+
+@pytest.fixture
+def replaced(master):
+    """A master whose store has its second server."""
+    deployed(master)
+    deployed(master, redeploy=True)
+    assert master.keys(GUEST) == {ACCEPTED: NEW}
+    return master
+
+
+def test_the_set_aside_server_runs_again_with_its_own_key(replaced):
+    assert rollback(replaced).state == "queued"
+    record = replaced.run()
+    assert (record.state, record.generation) == ("deployed", 3), record.reason
+    assert told(replaced)[-3:] == ["queued", "rolling_back", "deployed"]
+    assert replaced.keys(GUEST) == {ACCEPTED: OLD}
+    assert replaced.facts["domain"]["generation"] == 1
+    assert replaced.facts["domain"]["state"] == "running"
+    assert record.evidence["public_key"] == OLD
+    assert [each["generation"] for each in replaced.facts["set_asides"]] == [2]
+    assert set(record.asides) == {"2"}
+
+
+def test_the_key_that_is_replaced_goes_while_no_guest_runs(replaced):
+    rollback(replaced)
+    replaced.run()
+    acts = [act for act in replaced.acts if "store-0815" in act or act.startswith("run store_hyp")]
+    assert acts[-5:] == [
+        *("run store_hypervisor.clear", "run store_hypervisor.restore"),
+        *("purge store-0815", "accept store-0815", "run store_hypervisor.start"),
+    ]
+
+
+def test_a_second_rollback_brings_the_newer_server_back(replaced):
+    rollback(replaced)
+    replaced.run()
+    rollback(replaced)
+    assert replaced.run().state == "deployed"
+    assert replaced.keys(GUEST) == {ACCEPTED: NEW}
+
+
+def test_a_redeployment_after_a_rollback_can_be_rolled_back(replaced):
+    rollback(replaced)
+    replaced.run()
+    replaced.begin(redeploy=True)
+    replaced.instead["provisioning_helper.highstate"] = not_ok("a state failed")
+    failed(replaced, "configuring", "a state failed")
+    rollback(replaced)
+    assert replaced.run().state == "deployed"
+    assert replaced.keys(GUEST) == {ACCEPTED: OLD}
+
+
+@pytest.mark.parametrize("function", ["store_hypervisor.clear", "provisioning_helper.highstate"])
+def test_a_failed_redeployment_is_rolled_back_wherever_it_failed(master, function):
+    deployed(master)
+    master.begin(redeploy=True)
+    master.instead[function] = not_ok("it broke")
+    assert master.run().state == "failed"
+    master.instead.clear()
+    rollback(master)
+    assert master.run().state == "deployed"
+    assert master.keys(GUEST) == {ACCEPTED: OLD}
+
+
+def test_a_cancelled_redeployment_is_rolled_back(master):
+    deployed(master)
+    master.begin(redeploy=True)
+    master.run(until=lambda record: record.state == "booting")
+    flow.cancel(master.books, master.time, now(master))
+    assert master.run().state == "cancelled"
+    rollback(master)
+    assert master.run().state == "deployed"
+    assert master.keys(GUEST) == {ACCEPTED: OLD}
+
+
+@pytest.mark.parametrize("verb", ["retry", "rollback"])
+def test_a_rollback_that_failed_goes_on_to_the_same_server(replaced, verb):
+    rollback(replaced)
+    replaced.instead["store_hypervisor.start"] = not_ok("no memory")
+    record = failed(replaced, "rolling_back", "no memory")
+    assert "deploy.retry" in record.next_action or record.next_action == "mend it"
+    replaced.instead.clear()
+    getattr(flow, verb)(replaced.books, replaced.time, now(replaced))
+    assert replaced.run().state == "deployed"
+    assert replaced.keys(GUEST) == {ACCEPTED: OLD}
+
+
+def test_a_rollback_that_never_got_its_slot_is_retried_as_one(replaced):
+    rollback(replaced)
+    replaced.time += lifecycle.STATES["queued"].limit_s
+    record = replaced.run(max_active=0)
+    assert (record.state, record.failed_in) == ("failed", "rolling_back")
+    flow.retry(replaced.books, replaced.time, record)
+    assert replaced.run().state == "deployed"
+    assert replaced.keys(GUEST) == {ACCEPTED: OLD}
+
+
+def test_a_store_without_an_earlier_server_is_refused(master):
+    before = deployed(master)
+    with pytest.raises(Refused, match="no earlier server that was ever verified"):
+        rollback(master)
+    assert now(master) == before
+
+
+@pytest.mark.parametrize("where", [{"hypervisor": "hv-old"}, {"machine_id": "scrapped"}])
+def test_a_server_that_was_set_aside_elsewhere_is_refused_and_named(replaced, where):
+    record = now(replaced)
+    asides = {"1": {**record.asides["1"], **where}}
+    before = replaced.books.save(dataclasses.replace(record, asides=asides))
+    with pytest.raises(Refused, match=r"no set-aside server .* is on hv-0815") as refused:
+        rollback(replaced)
+    assert "/pool/g1" in refused.value.reason
+    assert next(iter(where.values())) in refused.value.reason
+    assert now(replaced) == before
+
+
+def test_a_server_that_was_pruned_is_missed_before_anything_is_touched(replaced):
+    replaced.facts["set_asides"] = []
+    rollback(replaced)
+    failed(replaced, "rolling_back", "hv-0815 has no set-aside server of store 0815")
+    assert "store_hypervisor.clear" not in ran(replaced)[-2:]
+    assert replaced.keys(GUEST) == {ACCEPTED: NEW}
+    assert replaced.facts["domain"]["state"] == "running"
+
+
+def test_a_rollback_can_be_held_but_not_cancelled(replaced):
+    rollback(replaced)
+    for _ in range(2):
+        with pytest.raises(Refused, match="makes no new server to remove"):
+            flow.cancel(replaced.books, replaced.time, now(replaced))
+        if now(replaced).state == "queued":
+            flow.hold(replaced.books, replaced.time, now(replaced))
+    flow.release(replaced.books, replaced.time, now(replaced))
+    assert replaced.run().state == "deployed"
+
+
+@pytest.mark.parametrize("state", ["awaiting_hypervisor", "booting"])
+def test_what_is_under_way_is_not_rolled_back_and_not_retired(master, state):
+    deployed(master)
+    master.begin(redeploy=True)
+    before = master.run(until=lambda record: record.state == state)
+    for verb in (flow.rollback, flow.retire):
+        with pytest.raises(Refused, match=f"store 0815 is {state}"):
+            verb(master.books, master.time, before)
+    assert now(master) == before
+
+
+# The old server is the store's until it is set aside
+
+
+def test_while_a_redeployment_waits_the_old_server_keeps_its_data(master):
+    deployed(master)
+    master.away.add(HYPERVISOR)
+    master.begin(redeploy=True)
+    master.time += 100
+    record = master.run(until=lambda record: record.reason != "")
+    assert record.key_of(GUEST) == OLD
+
+
+def test_a_stale_key_that_was_never_the_stores_gives_nothing(master):
+    master.known_keys[GUEST] = {ACCEPTED: pem("somebody")}
+    master.begin()
+    record = master.run(until=lambda record: record.state == "defining")
+    assert record.key_of(GUEST) == ""
+    assert pem("somebody") in record.evidence.values()
+
+
+def test_once_it_is_set_aside_the_old_key_gives_nothing(master):
+    deployed(master)
+    master.begin(redeploy=True)
+    record = master.run(until=lambda record: record.state == "defining")
+    assert record.key_of(GUEST) == ""
+
+
+# retire
+
+
+@pytest.mark.parametrize("data_disks", [False, True])
+def test_a_store_is_retired_with_all_its_servers_and_keys(replaced, data_disks):
+    flow.retire(replaced.books, replaced.time, now(replaced), data_disks)
+    record = replaced.run()
+    assert (record.state, record.due, record.deadline) == ("retired", None, None), record.reason
+    assert replaced.keys(GUEST) == {}
+    assert not replaced.up
+    assert replaced.facts["set_asides"] == []
+    removed = [each["path"] for each in record.evidence["retired"]["removed"]]
+    assert removed == ["/pool/g1", GUEST]
+    assert bool(record.evidence["retired"]["kept"]) is not data_disks
+    assert told(replaced)[-2:] == ["retiring", "retired"]
+
+
+def test_a_retired_store_can_be_deployed_again(replaced):
+    flow.retire(replaced.books, replaced.time, now(replaced))
+    replaced.run()
+    assert deployed(replaced).generation == 3
+
+
+def test_what_could_not_be_removed_is_named_and_retire_can_be_said_again(replaced):
+    left = [{"what": "disk", "path": "/pool/store-0815.qcow2"}]
+    replaced.instead["store_hypervisor.retire"] = with_facts(left=left)
+    flow.retire(replaced.books, replaced.time, now(replaced))
+    record = failed(replaced, "retiring", "not be removed: hv-0815: /pool/store-0815.qcow2")
+    assert record.evidence["cleanup_failed"] == ["hv-0815: /pool/store-0815.qcow2"]
+    assert record.next_action.endswith("salt-run deploy.retire 0815 remove=True")
+    with pytest.raises(Refused, match="cannot be taken back"):
+        flow.cancel(replaced.books, replaced.time, record)
+    replaced.instead.clear()
+    flow.retire(replaced.books, replaced.time, record)
+    assert replaced.run().state == "retired"
+
+
+@pytest.mark.parametrize("verb", [flow.cancel, flow.retire])
+def test_a_hypervisor_that_never_comes_back_is_named_as_not_cleaned_up(master, verb):
+    master.begin()
+    master.run(until=lambda record: record.state == "booting")
+    if verb is flow.retire:
+        master.run()
+    master.away.add(HYPERVISOR)
+    began = master.time
+    verb(master.books, master.time, now(master))
+    state = now(master).state
+    while master.time < began + lifecycle.STATES[state].limit_s:
+        master.time += 6 * 3600
+        flow.advance(master, master.books, "0815", 50)
+    record = master.run()
+    assert (record.state, record.failed_in) == ("failed", state)
+    assert record.evidence["cleanup_failed"] == ["hv-0815: whatever it has of store-0815"]
+    assert master.keys(GUEST) == {}

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A broken hypervisor is replaced, and no store ever has two servers that run.
+
+Master, hypervisors and guest are a stub (fake_master); the ledger and all that decides are real.
+"""
+
+import dataclasses
+
+import pytest
+from fake_master import (
+    GUEST,
+    HYPERVISOR,
+    PATH,
+    PILLAR,
+    deployed,
+    failed,
+    hypervisor_facts,
+    pem,
+    told,
+)
+
+from storelib import flow, views
+from storelib.world import ACCEPTED
+
+NEW = "hv-new"
+OTHER_MACHINE = "0" * 32
+WITH_HYPERVISOR = PATH[2:6]
+"""States in which the hypervisor is asked; in later ones its guest's silence ends it."""
+
+
+def now(master):
+    return master.books.get("0815")
+
+
+def ready(master, minion=HYPERVISOR, auto_deploy=True):
+    """Let a hypervisor say that it is ready, and do what comes of it."""
+    flow.offer(master, master.books, now(master), minion, auto_deploy)
+    for _ in range(500):
+        record = flow.advance(master, master.books, "0815", 50)
+        if not record.active and not record.candidate:
+            return record
+        master.wait(max(record.due, master.time + 0.25))
+    raise AssertionError(f"{record.state} never ends: {record.reason}")
+
+
+def new_box(master, minion=HYPERVISOR):
+    """Put a machine in the place of the hypervisor, which is gone."""
+    master.up = False
+    master.facts = {**hypervisor_facts(), "machine_id": OTHER_MACHINE}
+    master.known_keys[minion] = {ACCEPTED: pem("hypervisor")}
+
+
+@pytest.fixture
+def two(master):
+    """A master whose store is deployed, and a second hypervisor whose pillar names the store."""
+    deployed(master)
+    master.known_keys[NEW] = {ACCEPTED: pem("hypervisor")}
+    master.pillars[NEW] = master.pillars[HYPERVISOR]
+    master.others[NEW] = {**hypervisor_facts(), "machine_id": OTHER_MACHINE}
+    return master
+
+
+# A new machine under the old name
+
+
+def test_new_hardware_gets_the_stores_server_by_itself(master):
+    deployed(master)
+    new_box(master)
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", 2), record.reason
+    assert record.evidence["hypervisor"]["machine_id"] == OTHER_MACHINE
+    assert record.requested_by == "event"
+    assert any("new hardware" in change.reason for change in master.books.history("0815"))
+
+
+def test_without_auto_deploy_it_is_told_what_to_type(master):
+    before = deployed(master)
+    new_box(master)
+    record = ready(master, auto_deploy=False)
+    assert (record.state, record.generation) == ("deployed", before.generation)
+    told = views.explain(record, master.time)
+    assert "new hardware" in told["offered"]
+    assert "salt-run deploy.store 0815 hypervisor=hv-0815 redeploy=True" in told["you_can"][-1]
+
+
+def test_a_server_whose_domain_and_disk_are_gone_is_made_anew(master):
+    deployed(master)
+    master.up = False
+    master.facts["domain"] = {"exists": False}
+    master.facts["disk"] = {**master.facts["disk"], "exists": False}
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", 2)
+
+
+@pytest.mark.parametrize("left", ["domain", "disk", "libvirt", "pool"])
+def test_what_is_not_provably_gone_is_left_alone(master, left):
+    before = deployed(master)
+    gone = {
+        "domain": {"exists": False},
+        "disk": {**master.facts["disk"], "exists": False},
+    }
+    gone.pop(left, None)
+    master.facts |= gone
+    if left == "libvirt":
+        master.facts["libvirt"] = {**master.facts["libvirt"], "reachable": False}
+        master.facts["domain"] = None
+    elif left == "pool":
+        master.facts["pool"] = {**master.facts["pool"], "exists": False}
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", before.generation)
+
+
+def test_the_same_hypervisor_can_be_ready_as_often_as_it_likes(master):
+    before = deployed(master)
+    for _ in range(3):
+        record = ready(master)
+    assert (record.state, record.generation) == ("deployed", before.generation)
+    assert told(master)[-1] == "deployed"
+    assert "offered" not in record.evidence
+
+
+def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
+    master.begin()
+    master.run(until=lambda record: record.state == "booting")
+    flow.cancel(master.books, master.time, now(master))
+    master.run()
+    assert ready(master).state == "cancelled"
+
+
+def test_a_hypervisor_that_does_not_say_what_it_has_changes_nothing(master):
+    before = deployed(master)
+    new_box(master)
+    master.away.add(HYPERVISOR)
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", before.generation)
+    assert (record.due, record.job) == (None, None)
+
+
+@pytest.mark.parametrize("state", WITH_HYPERVISOR)
+def test_a_machine_that_is_replaced_in_mid_deployment_begins_again(master, state):
+    master.begin()
+    master.run(until=lambda record: record.state == state)
+    new_box(master)
+    record = master.run()
+    assert (record.state, record.generation) == ("deployed", 1), record.reason
+    assert told(master).count("staging") == 2
+    assert record.evidence["hypervisor"]["machine_id"] == OTHER_MACHINE
+    assert master.keys(GUEST) == {ACCEPTED: record.evidence["public_key"]}
+
+
+@pytest.mark.parametrize("state", PATH[1:])
+def test_a_key_that_an_operator_accepted_anew_begins_again(master, state):
+    master.begin()
+    full = {"max_active": 0} if state == "queued" else {}
+    master.run(until=lambda record: record.state == state, **full)
+    new_box(master)
+    master.hypervisor_key = pem("new")
+    master.known_keys[HYPERVISOR] = {ACCEPTED: pem("new")}
+    record = master.run()
+    assert (record.state, record.generation) == ("deployed", 1), record.reason
+    assert record.evidence["hypervisor_key"] == pem("new")
+    assert not master.wrong
+
+
+def test_a_hypervisor_whose_key_was_taken_away_is_only_waited_for(master):
+    master.begin()
+    master.run(until=lambda record: record.state == "configuring")
+    key = master.known_keys.pop(HYPERVISOR)
+    master.run(until=lambda record: record.state == "finishing")
+    master.known_keys[HYPERVISOR] = key
+    assert master.run().state == "deployed"
+    assert told(master).count("staging") == 1
+
+
+# Another hypervisor
+
+
+def test_another_hypervisor_takes_over_from_one_that_is_gone(two):
+    two.away.add(HYPERVISOR)
+    two.up = False
+    two.facts, two.others = two.others.pop(NEW), {}
+    record = ready(two, NEW)
+    assert (record.state, record.hypervisor, record.generation) == ("deployed", NEW, 2)
+    assert set(record.others) == {HYPERVISOR}
+
+
+def test_while_the_old_one_runs_the_server_nothing_is_begun(two):
+    record = ready(two, NEW)
+    assert (record.state, record.hypervisor, record.generation) == ("deployed", HYPERVISOR, 1)
+    assert "hv-0815 still runs the store's server" in views.explain(record, two.time)["offered"]
+
+
+def test_an_operator_does_not_make_a_twin_either(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    record = failed(two, "clearing", "hv-0815 still runs the server of store 0815")
+    assert "hypervisor=hv-0815" in record.next_action
+    assert two.functions("store_hypervisor.clear")[1:] == []
+    two.others[HYPERVISOR]["domain"] = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
+    flow.retry(two.books, two.time, record)
+    assert two.run().state == "deployed"
+
+
+def test_an_old_hypervisor_that_comes_back_does_not_get_its_store_back(two):
+    two.away.add(HYPERVISOR)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    assert ready(two, NEW).hypervisor == NEW
+    two.away.clear()
+    record = ready(two, HYPERVISOR)
+    assert (record.state, record.hypervisor, record.generation) == ("deployed", NEW, 2)
+    assert "hv-new still runs" in record.evidence["offered"]["why"]
+
+
+def test_a_waiting_deployment_moves_to_the_hypervisor_that_is_there(two):
+    two.begin(redeploy=True)
+    two.known_keys.pop(HYPERVISOR)
+    two.run(until=lambda record: record.reason != "")
+    two.facts, two.others = two.others.pop(NEW), {}
+    record = ready(two, NEW)
+    assert (record.state, record.hypervisor, record.generation) == ("deployed", NEW, 2)
+
+
+def test_in_mid_deployment_another_hypervisor_is_only_told(two):
+    two.begin(redeploy=True)
+    two.run(until=lambda record: record.state == "configuring")
+    record = ready(two, NEW)
+    assert (record.state, record.hypervisor) == ("deployed", HYPERVISOR)
+    assert "under way on hv-0815" in record.evidence["offered"]["why"]
+
+
+# What a stranger says
+
+
+def test_an_answer_with_another_key_is_not_believed(master):
+    before = deployed(master)
+    new_box(master)
+    master.hypervisor_key = pem("impostor")
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", before.generation)
+    assert record.evidence["refused"]["count"]
+    assert record.key_of(HYPERVISOR) == pem("hypervisor")
+
+
+def test_refused_reports_are_in_the_history_once_a_state(master):
+    master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {"configuring": 600}}}
+    master.begin()
+    master.run(until=lambda record: record.state == "configuring")
+    master.forged["provisioning_helper.highstate"] = lambda value: {**value, "seal": "x"}
+    record = master.run()
+    assert record.failed_in == "configuring"
+    assert record.evidence["refused"]["count"] > 5
+    lines = [change for change in master.books.history("0815") if "refused:" in change.reason]
+    assert [change.state for change in lines[:1]] == ["configuring"]
+    assert len([change for change in lines if change.state == "configuring"]) == 1
+    assert told(master).count("configuring") == 1
+
+
+def test_the_ledger_knows_all_hypervisors_of_a_store(two):
+    flow.offer(two, two.books, now(two), NEW, auto_deploy=True)
+    assert [each.store for each in two.books.of_minion(NEW)] == ["0815"]
+    two.books.save(dataclasses.replace(now(two), candidate={}))
+    assert two.books.of_minion(NEW) == []

@@ -38,6 +38,7 @@ from storelib.hypervisor import (
     of_system,
     old,
     read_json,
+    remains,
     unfinished,
     write,
 )
@@ -76,13 +77,19 @@ def _reporting(step):
         if fault:
             log.error("%s: %s: %s", spec["store"], step.__name__, fault)
         told = report.made(
-            *(spec, generation, step.__name__, facts),
+            *(spec, generation, step.__name__, {**facts, "machine_id": _machine_id()}),
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
         return report.sealed(told, nonce, __pillar__.get("store_deploy", {}).get("secret", ""))
 
     return reported
+
+
+def _machine_id():
+    with contextlib.suppress(FileNotFoundError):
+        return Path("/etc/machine-id").read_text().strip()
+    return ""
 
 
 def _uri():
@@ -113,6 +120,17 @@ def _ours(connection, spec, place):
             f"the domain {spec['minion_id']} on this hypervisor does not belong to "
             f"store {spec['store']}",
             "rename or remove it by hand, or choose another minion_id, then retry",
+        )
+    return known
+
+
+def _in_pool(connection, spec, place):
+    """Return the facts of the store's domain, whose disk must be where the pillar says."""
+    known = _ours(connection, spec, place)
+    if known["exists"] and known["disks"][:1] not in ([], [str(place.disk)]):
+        raise Fault(
+            f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
+            "correct pool in the pillar, or move the disks and edit the domain, then retry",
         )
     return known
 
@@ -157,9 +175,6 @@ def facts(spec, generation, nonce=""):
     """
     pool = Path(spec["pool"]) if spec["pool"].startswith("/") else None
     found = {
-        "machine_id": Path("/etc/machine-id").read_text().strip()
-        if Path("/etc/machine-id").exists()
-        else "",
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "cpus": os.cpu_count(),
         "marker": read_json(MARKER),
@@ -209,8 +224,10 @@ def facts(spec, generation, nonce=""):
         found["disk"] = disks.facts(place.disk)
         found["seed"] = _seed_facts(place)
         found["image"] = images.facts(place.image)
+        found["set_asides"] = old.listing(place)
     else:
         found |= {what: {"path": None, "exists": False} for what in ("disk", "seed", "image")}
+        found["set_asides"] = []
     return found
 
 
@@ -272,19 +289,17 @@ def clear(spec, generation, public_key=None, nonce=""):
         salt 'hv-0815' store_hypervisor.clear spec='{...}' generation=2
     """
     with _at_work(spec) as (connection, place):
-        known = _ours(connection, spec, place)
-        if known["exists"] and known["disks"][:1] not in ([], [str(place.disk)]):
-            raise Fault(
-                f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
-                "correct pool in the pillar, or move the disks and edit the domain, then retry",
-            )
-        remains = place.disk.exists() or place.nvram.exists() or old.begun(place)
-        if known["exists"] or remains:
+        known = _in_pool(connection, spec, place)
+        old.taken_back(place)
+        left = place.disk.exists() or place.nvram.exists() or old.begun(place)
+        if known["exists"] or left:
             _set_aside(connection, spec, place, known, generation, public_key)
-        guest.remove_seed(place)
-        for left in (unfinished(place.disk), place.intent):
-            left.unlink(missing_ok=True)
-        put = old.listing(place, generation)
+        _swept(place)
+        put = [
+            each
+            for each in old.listing(place)
+            if each["complete"] and each["cleared_for"] == generation
+        ]
         return {
             "domain": domains.facts(connection, spec, place),
             "disk": disks.facts(place.disk),
@@ -300,23 +315,99 @@ def _set_aside(connection, spec, place, known, generation, public_key):
     partial = old.opened(
         place, {"store": spec["store"], "generation": of, "cleared_for": generation}
     )
-    if key := known.get("public_key") or public_key:
+    key = known.get("public_key")
+    # The argument is of the server that ran last, not of one that a killed restore has left.
+    if key := key or (public_key if not (partial / old.PUBLIC_KEY).exists() else None):
         write(partial / old.PUBLIC_KEY, key)
-    nvram = place.nvram
     if domain:
         definition = domains.definition(domain)
         write(partial / old.DOMAIN, definition)
-        nvram = Path(domains.description(domain).findtext("os/nvram") or nvram)
         # Or a hypervisor that restarts meanwhile would start it again.
         domain.setAutostart(False)
         domains.switch_off(domain)
-    old.move(nvram, partial / old.NVRAM)
+    old.move(old.nvram(partial, place), partial / old.NVRAM)
     old.move(place.disk, partial / old.DISK)
     if domain:
         if (partial / old.DOMAIN).read_text() != definition:
             raise Fault(f"{partial / old.DOMAIN} does not read back as written", "check the disk")
         domains.undefine(domain)
     old.closed(partial)
+
+
+def _swept(place):
+    """Remove what a define that was killed, or is undone, left beside the server."""
+    guest.remove_seed(place)
+    for file in (unfinished(place.disk), place.intent):
+        file.unlink(missing_ok=True)
+
+
+@_reporting
+def restore(spec, generation, of, nonce=""):
+    """
+    Put a server that was set aside back: disk, NVRAM, definition with autostart. It is not started.
+
+    The place must be clear. A restore that was killed goes on when it is called again; ``clear``
+    takes it back instead.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment that is rolled back.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    of
+        Number of the deployment whose server is put back. If it was set aside more than once, the
+        newest is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.restore spec='{...}' generation=2 of=1
+    """
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        note = read_json(place.restored)
+        if not (note and known["exists"] and note["generation"] == known["generation"] == of):
+            _put_back(connection, spec, place, known, of)
+            note = read_json(place.restored)
+        if begun := old.restoring(place):
+            old.removed(begun)
+        known = domains.facts(connection, spec, place)
+        return {
+            "domain": known,
+            "disk": disks.facts(place.disk),
+            "public_key": known["public_key"] or note["public_key"],
+            "set_aside": note["set_aside"],
+        }
+
+
+def _put_back(connection, spec, place, known, of):
+    aside = old.restoring(place) or old.newest(place, known, of)
+    old.check(aside, spec, place, known, of)
+    _swept(place)
+    place.restored.unlink(missing_ok=True)
+    begun = old.taken_out(aside)
+    definition = (begun / old.DOMAIN).read_text()
+    old.move(begun / old.NVRAM, old.nvram(begun, place))
+    old.move(begun / old.DISK, place.disk)
+    domain = connection.defineXML(definition)
+    # Set aside before it was finished, it would look for a seed that is gone.
+    domains.detach(domain, place.seed)
+    domain.setAutostart(True)
+    known = domains.facts(connection, spec, place)
+    if not (known["ours"] and known["generation"] == of and known["autostart"]):
+        raise Fault(f"the domain {spec['minion_id']} does not read back as restored", "retry")
+    folder(place.restored.parent)
+    note = {
+        "generation": of,
+        "set_aside": str(old.path_of(begun)),
+        "public_key": (begun / old.PUBLIC_KEY).read_text(),
+    }
+    write(place.restored, json.dumps(note))
 
 
 @_reporting
@@ -348,6 +439,8 @@ def define(spec, generation, master_public_key, nonce=""):
     with _at_work(spec) as (connection, place):
         known = _ours(connection, spec, place)
         intent = {"store": spec["store"], "generation": generation}
+        if begun := old.restoring(place):
+            raise Fault(f"the restore that began {begun.name} is not over", "clear it first")
         if known["exists"]:
             if known["generation"] != generation or known["state"] != "shut off":
                 raise Fault(
@@ -418,7 +511,7 @@ def _defined(connection, spec, place):
 
 
 @_reporting
-def start(spec, generation, nonce=""):
+def start(spec, generation, of=None, nonce=""):
     """
     Start the store's server and see that it keeps running.
 
@@ -434,6 +527,9 @@ def start(spec, generation, nonce=""):
     nonce
         What the runner sends to have the report sealed for its question.
 
+    of
+        Number of the deployment whose server is started, if it is not this one: a restored server.
+
     CLI Example:
 
     .. code-block:: bash
@@ -443,7 +539,7 @@ def start(spec, generation, nonce=""):
     name, plan = spec["minion_id"], spec["start"]
     found = {"attempts": 0, "errors": [], "started_at": None}
     with _at_work(spec) as (connection, place):
-        _of_generation(connection, spec, place, generation)
+        _of_generation(connection, spec, place, generation if of is None else of)
         while found["attempts"] < plan["attempts"]:
             if found["errors"]:
                 time.sleep(plan["backoff_s"][: found["attempts"]][-1])
@@ -527,6 +623,7 @@ def discard(spec, generation, nonce=""):
     Remove the server that this deployment made: domain, system disk, NVRAM and seed.
 
     A server of another deployment is left alone, and so are data disks and what was set aside.
+    ``left`` names what is still there of this one's.
 
     spec
         Spec of the store, as the runner freezes it.
@@ -553,8 +650,7 @@ def discard(spec, generation, nonce=""):
             write(place.intent, json.dumps(intent))
             if domain.isActive():
                 domain.destroy()
-            nvram = domains.description(domain).findtext("os/nvram") or place.nvram
-            Path(nvram).unlink(missing_ok=True)
+            _nvram(domain, place).unlink(missing_ok=True)
             domains.undefine(domain)
         if read_json(place.intent) == intent:
             guest.remove_seed(place)
@@ -564,11 +660,124 @@ def discard(spec, generation, nonce=""):
             ]
             for file in (*map(unfinished, disks_made), place.disk, place.nvram, place.intent):
                 file.unlink(missing_ok=True)
+        known = domains.facts(connection, spec, place)
+        left = [spec["minion_id"]] if known["exists"] else []
+        left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {
-            "domain": domains.facts(connection, spec, place),
+            "domain": known,
             "disk": disks.facts(place.disk),
             "seed": _seed_facts(place),
+            # The files of another deployment's server are that one's.
+            "left": left if known.get("generation", generation) == generation else [],
         }
+
+
+def _nvram(domain, place):
+    return Path((domain and domains.description(domain).findtext("os/nvram")) or place.nvram)
+
+
+@_reporting
+def retire(spec, generation, data_disks=False, remove=False, nonce=""):
+    """
+    Remove all that the store has on this hypervisor, or list it.
+
+    Domain, system disk, NVRAM, seed, console log, everything that was set aside. The guest is shut
+    down first. The cached image stays, for other stores may use it, and so does a disk that is in
+    another domain or another disk's backing file.
+
+    Returned are ``found`` (what goes), ``kept`` (what stays, and why), ``removed``, and ``left``:
+    what should have gone and is still there.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the store's last deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    data_disks
+        The data disks go too: the spec's, and those that a definition of the store's names.
+
+    remove
+        Without it nothing is changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.retire spec='{...}' generation=2 remove=True
+    """
+    with _at_work(spec) as (connection, place):
+        known = _in_pool(connection, spec, place)
+        domain = domains.lookup(connection, spec["minion_id"])
+        parts = [{"what": "domain", "name": spec["minion_id"], "size": 0}] if domain else []
+        parts += remains.files(place, _nvram(domain, place))
+        defined = [domains.description(domain)] if domain else []
+        stay = remains.data_disks(
+            place,
+            [each["name"] for each in spec["data_disks"]],
+            [*defined, *remains.definitions(place)],
+        )
+        if data_disks:
+            # Last, thus removed first: while a definition is there it says which these are.
+            parts, stay = [*parts, *stay], []
+        if remove and known["exists"]:
+            domain.setAutostart(False)
+            domains.switch_off(domain)
+        found = remains.removed(connection, place, parts, remove)
+        if remove:
+            _swept(place)
+            place.restored.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                place.set_asides.rmdir()
+        found["kept"] += [{**each, "why": "data_disks=True was not given"} for each in stay]
+        return found
+
+
+@_reporting
+def prune(spec, generation, older_than_s, remove=False, nonce=""):
+    """
+    Remove the store's set-aside servers that are older than a given age, or list them.
+
+    What a killed clearing or restore left is no set-aside server yet and stays. So does one whose
+    disk is in a domain or another disk's backing file. Returned is what ``retire`` returns.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the store's last deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    older_than_s
+        Age in seconds, by the date in the name of the folder.
+
+    remove
+        Without it nothing is changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.prune spec='{...}' generation=2 older_than_s=2592000
+    """
+    number = isinstance(older_than_s, (int, float)) and not isinstance(older_than_s, bool)
+    if not number or not older_than_s >= 0:
+        raise Fault(
+            f"older_than_s is {older_than_s!r}, not a number of seconds from 0 up",
+            "give the age in seconds, such as 2592000 for 30 days",
+        )
+    with _at_work(spec) as (connection, place):
+        parts = [
+            {**each, "what": "set_aside"}
+            for each in old.listing(place)
+            if each["complete"] and time.time() - each["at"] >= older_than_s
+        ]
+        return remains.removed(connection, place, parts, remove)
 
 
 @_reporting

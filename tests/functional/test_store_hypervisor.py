@@ -18,6 +18,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from xml.etree import ElementTree
 
 import libvirt
@@ -29,6 +30,8 @@ from storelib import report
 from storelib.hypervisor import Place, domains, guest, images
 
 GIB = 1024**3
+DAY_S = 24 * 60 * 60
+MACHINE_ID = pathlib.Path("/etc/machine-id")
 OURS = "https://store-deploy.dev/xmlns/domain/1"
 
 
@@ -113,6 +116,7 @@ def call(modules, context, connection, spec):
         json.dumps(made)
         assert (made["step"], made["store"], made["generation"]) == (step, "0815", generation)
         assert made["ok"] is not bool(made["error"])
+        assert made["facts"]["machine_id"] == MACHINE_ID.read_text().strip()
         assert context["retcode"] == (0 if made["ok"] else 1)
         return made
 
@@ -182,6 +186,7 @@ def killed(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", watched(os.rename))
             patch.setattr(os, "unlink", watched(os.unlink))
+            patch.setattr(os, "rmdir", watched(os.rmdir))
             patch.setattr(subprocess, "run", watched(subprocess.run))
             for kind, name in (
                 (libvirt.virConnect, "defineXML"),
@@ -302,6 +307,57 @@ def foreign(connection, metadata=""):
     )
     domain.create()
     return domain
+
+
+def aside_of(facts):
+    """Return the folder in which the server was set aside."""
+    return pathlib.Path(facts["set_aside"]["path"])
+
+
+def dated(aside, name):
+    """Give the folder the date of another day."""
+    return aside.rename(aside.with_name(name))
+
+
+def attached(connection, disk, name="store-0815"):
+    """Let the domain name one more disk."""
+    if name != "store-0815":
+        defined = ElementTree.fromstring(
+            f"<domain type='qemu'><name>{name}</name><memory>65536</memory>"
+            "<os><type>hvm</type></os><devices/></domain>"
+        )
+    else:
+        defined = dumped(connection)
+    defined.find("devices").append(
+        ElementTree.fromstring(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+            f"<source file='{disk}'/><target dev='vdz' bus='virtio'/></disk>"
+        )
+    )
+    connection.defineXML(ElementTree.tostring(defined, encoding="unicode"))
+
+
+def contents(pool):
+    """Return every path in the pool but the locks."""
+    return sorted(path for path in pool.rglob("*") if path.parent.name != "locks")
+
+
+@pytest.fixture
+def nvram(place):
+    """What the server's firmware remembers."""
+    place.nvram.parent.mkdir(parents=True, exist_ok=True)
+    place.nvram.write_text("boot order")
+    yield place.nvram
+    place.nvram.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def aside(done, place, nvram, impatient):
+    """The folder of a server of deployment 1, with content on its disks, that was set aside."""
+    done("stage", "define")
+    written(place.disk, 0x11)
+    written(place.data_disk("data"), 0x33)
+    return aside_of(done("clear", generation=2))
 
 
 # reports
@@ -894,7 +950,16 @@ def test_a_new_server_is_discarded_and_nothing_else(done, connection, place):
     assert left(place) == []
     assert place.data_disk("data").exists()
     assert place.image.exists()
+    assert facts["left"] == []
     assert done("discard") == facts
+
+
+def test_what_could_not_be_discarded_is_named(done, place, nvram, monkeypatch):
+    """Stands in for a disk that cannot be removed, so that the definition stays as well."""
+    done("stage", "define")
+    assert done("discard", generation=2)["left"] == [], "it is another deployment's"
+    subprocess.run(["virsh", "undefine", "store-0815"], check=True, capture_output=True)
+    assert done("discard")["left"] == [str(place.disk), str(place.seed), str(nvram)]
 
 
 def test_where_nothing_was_made_nothing_is_discarded(done, pool):
@@ -1077,8 +1142,12 @@ def test_a_domain_that_is_not_ours_is_never_touched(
     domain = foreign(connection, metadata)
     before = domain.XMLDesc(), domain.ID()
     done("stage")
-    for step in ("clear", "define", "start", "finish", "discard"):
-        assert refused(step) == (
+    for step, arguments in (
+        *((step, {}) for step in ("clear", "define", "start", "finish", "discard")),
+        ("restore", {"of": 1}),
+        ("retire", {"remove": True}),
+    ):
+        assert refused(step, **arguments) == (
             "the domain store-0815 on this hypervisor does not belong to store 0815"
         )
     assert not done("facts")["domain"]["ours"]
@@ -1093,6 +1162,287 @@ def test_a_server_in_another_pool_is_not_cleared(done, refused, spec, pool, conn
     (pool / "new").mkdir()
     assert f"is {pool}/store-0815.qcow2, not {pool}/new/store-0815.qcow2" in refused("clear")
     assert connection.lookupByName("store-0815")
+
+
+def test_facts_list_all_that_was_set_aside(done, aside, place, killed):
+    done("define", generation=2)
+    assert killed(4, lambda: done("clear", generation=3))
+    first, second = done("facts", generation=3)["set_asides"]
+    assert (first["path"], first["generation"], first["cleared_for"]) == (str(aside), 1, 2)
+    assert (first["complete"], second["complete"]) == (True, False)
+    assert (second["generation"], second["cleared_for"]) == (2, 3)
+    assert aside.name.endswith(f"{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime(first['at']))}")
+    assert first["size"] == sum(path.stat().st_blocks * 512 for path in aside.iterdir())
+    assert first["size"] >= 64 * 1024
+
+
+# restore
+
+
+def test_a_set_aside_server_is_put_back_as_it_was(done, connection, place, nvram, impatient):
+    key = done("stage", "define")["public_key"]
+    written(place.disk, 0x11)
+    written(place.data_disk("data"), 0x33)
+    nvram.write_text("boot order")
+    uuid, inode = dumped(connection).findtext("uuid"), place.disk.stat().st_ino
+    aside = aside_of(done("clear", generation=2))
+    done("define", "start", generation=2)
+    done("clear", generation=2)
+
+    for _ in range(2):
+        facts = done("restore", generation=2, of=1)
+        assert facts["set_aside"] == str(aside)
+        assert facts["public_key"] == key
+        assert (facts["domain"]["generation"], facts["domain"]["state"]) == (1, "shut off")
+        assert facts["domain"]["autostart"]
+        assert dumped(connection).findtext("uuid") == uuid
+        assert (place.disk.stat().st_ino, holds(place.disk, 0x11)) == (inode, True)
+        assert holds(place.data_disk("data"), 0x33)
+        assert nvram.read_text() == "boot order"
+        assert not aside.exists()
+    (other,) = done("facts")["set_asides"]
+    assert other["generation"] == 2
+    assert done("start", generation=2, of=1)["state"] == "running"
+    assert done("restore", generation=2, of=1)["domain"]["state"] == "running"
+    assert done("discard", generation=2)["domain"]["generation"] == 1
+
+
+def test_a_restored_server_is_set_aside_like_any_other(done, aside, place):
+    done("restore", generation=2, of=1)
+    (put,) = done("clear", generation=3)["set_asides"]
+    assert put["generation"] == 1
+    assert holds(pathlib.Path(put["path"], "disk.qcow2"), 0x11)
+    assert done("restore", generation=3, of=1)["set_aside"] == put["path"]
+
+
+def test_the_one_that_was_set_aside_last_is_restored(done, aside, place):
+    old = dated(aside, "g1-2020-01-31T080000Z")
+    done("define")
+    written(place.disk, 0x12)
+    newer = done("clear", generation=2)["set_aside"]["path"]
+    assert done("restore", generation=2, of=1)["set_aside"] == newer
+    assert holds(place.disk, 0x12)
+    assert old.exists()
+
+
+def test_what_is_not_set_aside_is_not_restored(refused, aside):
+    assert refused("restore", generation=3, of=2) == (
+        f"no server of deployment 2 of store-0815 is set aside; set aside are: {aside.name}"
+    )
+    dated(aside, f"{aside.name}.partial")
+    assert refused("restore", generation=2, of=1) == (
+        f"the clearing that began {aside.name}.partial is not over"
+    )
+
+
+@pytest.mark.parametrize("what", ["domain", "disk", "nvram"])
+def test_nothing_is_restored_over_what_is_in_the_place(done, refused, aside, place, what):
+    if what == "domain":
+        done("define", generation=2)
+        sentence = "the domain store-0815 of deployment 2 is in the place"
+    else:
+        file = getattr(place, what)
+        file.write_text("somebody's")
+        sentence = f"there is a file {file} in the place"
+    before = contents(place.pool)
+    assert refused("restore", generation=2, of=1) == sentence
+    assert contents(place.pool) == before
+
+
+@pytest.mark.parametrize("part", ["disk.qcow2", "domain.xml", "minion.pub"])
+def test_half_a_server_is_not_restored(refused, aside, connection, part):
+    (aside / part).unlink()
+    assert refused("restore", generation=2, of=1) == f"{aside} lacks {part}"
+    assert aside.exists()
+    assert connection.listAllDomains() == []
+
+
+def test_a_server_whose_data_disk_is_gone_is_not_restored(refused, aside, place):
+    hidden = place.data_disk("data").rename(place.pool / "hidden")
+    assert refused("restore", generation=2, of=1) == (
+        f"the set-aside server needs {place.data_disk('data')}, which is not there"
+    )
+    assert aside.exists()
+    hidden.rename(place.data_disk("data"))
+
+
+def test_a_server_of_another_pool_or_store_is_not_restored(refused, aside, spec, pool):
+    definition = (aside / "domain.xml").read_text()
+    (aside / "domain.xml").write_text(re.sub(r"store=(.)0815", r"store=\g<1>0816", definition))
+    assert "is not the definition of a server of store 0815" in refused(
+        "restore", generation=2, of=1
+    )
+    (aside / "domain.xml").write_text(
+        definition.replace(f"{pool}/store-0815.qcow2", "/old/store-0815.qcow2")
+    )
+    assert refused("restore", generation=2, of=1) == (
+        f"the system disk of the set-aside server was /old/store-0815.qcow2, "
+        f"not {pool}/store-0815.qcow2"
+    )
+
+
+def test_a_restore_that_is_not_over_lets_no_other_begin(done, refused, aside, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(libvirt.virConnect, "defineXML", raised(Killed))
+        with pytest.raises(Killed):
+            done("restore", generation=2, of=1)
+    assert not aside.exists()
+    assert refused("restore", generation=2, of=3) == "the restore of deployment 1 is not over"
+    assert refused("define", generation=2) == (
+        f"the restore that began {aside.name}.restoring is not over"
+    )
+    (found,) = done("facts")["set_asides"]
+    assert not found["complete"]
+
+
+# retire
+
+
+def test_retire_only_lists_what_a_store_has(done, connection, place, aside, nvram):
+    done("define", "start", generation=2)
+    nvram.write_text("boot order")
+    place.console.with_suffix(".log.0").write_text("earlier")
+    before = contents(place.pool), connection.lookupByName("store-0815").ID()
+    facts = done("retire", generation=2)
+    assert [(each["what"], each.get("name", each.get("path"))) for each in facts["found"]] == [
+        ("domain", "store-0815"),
+        ("disk", str(place.disk)),
+        ("nvram", str(nvram)),
+        ("seed", str(place.seed)),
+        ("console", str(place.console)),
+        ("console", f"{place.console}.0"),
+        ("set_aside", str(aside)),
+    ]
+    sizes = {each["what"]: each["size"] for each in facts["found"]}
+    assert sizes["disk"] == place.disk.stat().st_blocks * 512
+    assert sizes["set_aside"] > 64 * 1024
+    (kept,) = facts["kept"]
+    assert (kept["what"], kept["path"]) == ("data_disk", str(place.data_disk("data")))
+    assert (facts["removed"], facts["left"]) == ([], [])
+    assert (contents(place.pool), connection.lookupByName("store-0815").ID()) == before
+    place.console.with_suffix(".log.0").unlink()
+
+
+def test_a_retired_store_leaves_its_data_disks_and_the_image(done, connection, place, aside):
+    done("define", "start", generation=2)
+    listed = done("retire", generation=2)
+    facts = done("retire", generation=2, remove=True)
+    assert facts["removed"] == facts["found"]
+    assert {each["what"] for each in listed["found"]} == {each["what"] for each in facts["found"]}
+    assert facts["left"] == []
+    assert [each["path"] for each in facts["kept"]] == [str(place.data_disk("data"))]
+    assert connection.listAllDomains() == []
+    cached = [place.image.with_suffix(suffix) for suffix in (".lock", ".qcow2", ".verified")]
+    assert [path for path in contents(place.pool) if path.is_file()] == [
+        *cached,
+        place.data_disk("data"),
+    ]
+    assert holds(place.data_disk("data"), 0x33)
+    assert not place.console.exists()
+    again = done("retire", generation=2, remove=True)
+    assert (again["found"], again["removed"]) == ([], [])
+    assert [each["path"] for each in again["kept"]] == [str(place.data_disk("data"))]
+
+
+def test_a_store_is_retired_with_all_data_disks_that_its_definitions_name(
+    done, connection, spec, place, impatient
+):
+    spec["data_disks"] += [{"name": "old", "size_gib": 1}, {"name": "older", "size_gib": 1}]
+    done("stage", "define", "clear")
+    spec["data_disks"] = spec["data_disks"][:2]
+    done("define", generation=2)
+    spec["data_disks"] = spec["data_disks"][:1]
+    other = place.pool / "store-0815-notours.qcow2"
+    alien = place.pool / "by-hand.qcow2"
+    for disk in (other, alien):
+        qemu_img("create", "-f", "qcow2", disk, "1M")
+    attached(connection, alien)
+    facts = done("retire", generation=2, data_disks=True, remove=True)
+    names = [each["path"] for each in facts["removed"] if each["what"] == "data_disk"]
+    assert names == [str(place.data_disk(name)) for name in ("data", "old", "older")]
+    assert (facts["left"], facts["kept"]) == ([], [])
+    assert sorted(place.pool.glob("*.qcow2")) == [alien, other]
+
+
+def test_a_disk_of_another_domain_is_not_retired(done, connection, place, impatient):
+    done("stage", "define")
+    disk = place.data_disk("data")
+    attached(connection, disk, name="store-0815-data")
+    facts = done("retire", data_disks=True, remove=True)
+    (kept,) = facts["kept"]
+    assert (kept["path"], kept["why"]) == (
+        str(disk),
+        "it is a disk of the domain store-0815-data",
+    )
+    assert disk.exists()
+    assert [domain.name() for domain in connection.listAllDomains()] == ["store-0815-data"]
+
+
+def test_a_server_in_another_pool_is_not_retired(done, refused, spec, pool, connection):
+    done("stage", "define")
+    spec["pool"] = str(pool / "new")
+    (pool / "new").mkdir()
+    assert "is " + str(pool / "store-0815.qcow2") in refused("retire", remove=True)
+    assert connection.lookupByName("store-0815")
+
+
+def test_where_a_store_has_nothing_nothing_is_retired(done):
+    facts = done("retire", remove=True)
+    lists = [facts[key] for key in ("found", "removed", "left", "kept")]
+    assert lists == [[], [], [], []]
+
+
+# prune
+
+
+def test_only_old_set_aside_servers_are_pruned(done, aside, place, connection):
+    old = dated(aside, time.strftime("g1-%Y-%m-%dT%H%M%SZ", time.gmtime(time.time() - 30 * DAY_S)))
+    done("define", generation=2)
+    young = aside_of(done("clear", generation=3))
+    done("define", generation=3)
+    for wanted, age in (([], 31 * DAY_S), ([old], 29 * DAY_S), ([old, young], 0)):
+        facts = done("prune", generation=3, older_than_s=age)
+        assert [each["path"] for each in facts["found"]] == [str(path) for path in wanted]
+        assert (facts["removed"], facts["left"], facts["kept"]) == ([], [], [])
+    assert old.exists()
+    facts = done("prune", generation=3, older_than_s=29 * DAY_S, remove=True)
+    assert facts["removed"] == facts["found"]
+    assert [(each["what"], each["path"]) for each in facts["removed"]] == [("set_aside", str(old))]
+    assert facts["removed"][0]["size"] >= 64 * 1024
+    assert facts["left"] == []
+    assert (old.exists(), young.exists(), place.disk.exists()) == (False, True, True)
+    assert holds(place.data_disk("data"), 0x33)
+    assert done("prune", generation=3, older_than_s=29 * DAY_S, remove=True)["found"] == []
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".restoring"])
+def test_what_a_killed_job_left_is_not_pruned(done, aside, suffix):
+    half = dated(aside, f"g1-2020-01-31T080000Z{suffix}")
+    assert done("prune", generation=2, older_than_s=0, remove=True)["found"] == []
+    assert (half / "disk.qcow2").exists()
+
+
+def test_a_backing_file_is_not_pruned(done, aside, place, connection, pool):
+    disk = aside / "disk.qcow2"
+    overlay = pool / "other.qcow2"
+    qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", disk, overlay)
+    facts = done("prune", generation=2, older_than_s=0, remove=True)
+    (kept,) = facts["kept"]
+    assert (kept["path"], kept["why"]) == (str(aside), f"it is the backing file of {overlay}")
+    assert facts["found"] == []
+    assert holds(overlay, 0x11)
+    overlay.unlink()
+    attached(connection, disk, name="look")
+    (kept,) = done("prune", generation=2, older_than_s=0, remove=True)["kept"]
+    assert kept["why"] == "it is a disk of the domain look"
+    assert disk.exists()
+
+
+@pytest.mark.parametrize("age", [-1, "30d", None, True, float("nan")])
+def test_an_age_that_is_none_is_refused(refused, age):
+    assert refused("prune", older_than_s=age) == (
+        f"older_than_s is {age!r}, not a number of seconds from 0 up"
+    )
 
 
 # killed at any line
@@ -1121,6 +1471,83 @@ def test_clear_goes_on_after_being_killed_at_any_line(done, place, killed):
             break
     assert generation > 8, "too few changes seen: the test watches the wrong calls"
     assert not list(place.set_asides.glob("*.partial"))
+
+
+@pytest.mark.parametrize("then", ["restore", "clear"])
+def test_a_restore_goes_on_or_is_taken_back_after_being_killed_at_any_line(
+    done, connection, place, killed, aside, then
+):
+    key = (aside / "minion.pub").read_text()
+    for changes in range(40):
+        (put,) = done("facts")["set_asides"]
+        cut = killed(changes, lambda: done("restore", generation=2, of=1))
+        if then == "restore":
+            facts = done("restore", generation=2, of=1)
+            assert facts["set_aside"] == put["path"]
+            assert facts["public_key"] == key
+            assert facts["domain"]["autostart"]
+            assert holds(place.disk, 0x11)
+            assert place.nvram.read_text() == "boot order"
+            assert place.set_asides.exists()
+            assert list(place.set_asides.iterdir()) == []
+        facts = done("clear", generation=2, public_key="ANOTHER KEY")
+        (again,) = done("facts")["set_asides"]
+        assert facts["set_asides"] == [again]
+        assert again["generation"] == 1
+        assert set(again["files"]) == set(put["files"])
+        folder = pathlib.Path(again["path"])
+        assert holds(folder / "disk.qcow2", 0x11)
+        assert (folder / "nvram.fd").read_text() == "boot order"
+        assert (folder / "minion.pub").read_text() == key
+        assert connection.listAllDomains() == []
+        assert not any(path.exists() for path in (place.disk, place.nvram, place.restored))
+        if not cut:
+            break
+    assert changes > 9, "too few changes seen: the test watches the wrong calls"
+
+
+def test_a_store_is_retired_after_being_killed_at_any_line(
+    done, connection, spec, place, nvram, killed, impatient
+):
+    done("stage")
+    named = [{"name": "data", "size_gib": 1}, {"name": "old", "size_gib": 1}]
+    for changes in range(40):
+        spec["data_disks"] = named
+        done("define", "clear")
+        done("define", generation=2)
+        nvram.write_text("boot order")
+        place.console.write_text("last words")
+        spec["data_disks"] = named[:1]
+        arguments = {"generation": 2, "data_disks": True, "remove": True}
+        cut = killed(changes, lambda: done("retire", **arguments))  # noqa: B023
+        facts = done("retire", **arguments)
+        assert (facts["left"], facts["kept"]) == ([], [])
+        assert connection.listAllDomains() == []
+        assert left(place) == []
+        assert list(place.pool.glob("*.qcow2")) == []
+        assert not place.set_asides.exists()
+        assert not place.console.exists()
+        if not cut:
+            break
+    assert changes > 12, "too few changes seen: the test watches the wrong calls"
+
+
+def test_what_a_killed_prune_leaves_is_not_restored(done, refused, aside, place, killed):
+    whole, refusals = {path.name for path in aside.iterdir()}, 0
+    for changes in range(20):
+        cut = killed(changes, lambda: done("prune", generation=2, older_than_s=0, remove=True))
+        (folder,) = place.set_asides.iterdir() if cut else [place.set_asides]
+        if cut and {path.name for path in folder.iterdir()} != whole:
+            assert "lacks" in refused("restore", generation=2, of=1)
+            refusals += 1
+        assert done("prune", generation=2, older_than_s=0, remove=True)["left"] == []
+        assert done("facts")["set_asides"] == []
+        if not cut:
+            break
+        done("define")
+        place.nvram.write_text("boot order")
+        done("clear", generation=2)
+    assert refusals > 3, "too few changes seen: the test watches the wrong calls"
 
 
 def test_define_goes_on_after_being_killed_at_any_line(done, place, killed, tmp_path):

@@ -85,6 +85,11 @@ class Place:
         return self.own / "defining" / f"{self.minion_id}.json"
 
     @property
+    def restored(self) -> Path:
+        """Says which set-aside server the domain is, where it was put back."""
+        return self.own / "restored" / f"{self.minion_id}.json"
+
+    @property
     def set_asides(self) -> Path:
         """The folder of everything that was set aside for this minion ID."""
         return self.own / "set-aside" / self.minion_id

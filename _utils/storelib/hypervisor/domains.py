@@ -195,12 +195,13 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
         "memory_mib": int(defined.findtext("memory") or 0) // 1024,
         "disks": sources(defined),
         "cdroms": sources(defined, "cdrom"),
-        **(_metadata(defined) or _half_made(defined, place)),
+        **(metadata(defined) or _half_made(defined, place)),
     }
     return {**known, "ours": known["store"] == spec["store"]}
 
 
-def _metadata(defined: ElementTree.Element) -> dict[str, Any] | None:
+def metadata(defined: ElementTree.Element) -> dict[str, Any] | None:
+    """Return what a definition says of itself: store, generation, public key; if it is ours."""
     element = defined.find(f"metadata/{{{NAMESPACE}}}deployment")
     if element is None:
         return None

@@ -4,7 +4,8 @@
 The old server of a store, set aside as a whole: disk, definition, NVRAM and public key.
 
 A folder is filled under the name ``<name>.partial`` and renamed when all is there, so that a
-clearing that was killed goes on in the same folder.
+clearing that was killed goes on in the same folder. It is emptied, by a restore, under the name
+``<name>.restoring``; to a clearing such a folder is one that was not filled yet.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import errno
 import filecmp
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-from storelib.hypervisor import Fault, Place, folder, read_json, sync, unfinished, write
+from storelib.hypervisor import Fault, Place, domains, folder, read_json, sync, unfinished, write
 
 DISK = "disk.qcow2"
 DOMAIN = "domain.xml"
@@ -29,7 +32,13 @@ PUBLIC_KEY = "minion.pub"
 NOTE = "set-aside.json"
 """Which deployment the server was of, and which one set it aside."""
 
+OTHERWISE = "restore the server of another deployment, or deploy the store again"
+
 SUFFIX = ".partial"
+RESTORING = ".restoring"
+
+DATE = "%Y-%m-%dT%H%M%SZ"
+NAME = re.compile(rf"g(\d+)-(\d{{4}}-\d\d-\d\dT\d{{6}}Z)({SUFFIX}|{RESTORING})?")
 
 
 def begun(place: Place) -> Path | None:
@@ -52,7 +61,7 @@ def opened(place: Place, note: Mapping[str, Any]) -> Path:
 
 
 def _name(generation: int) -> str:
-    return f"g{generation}-{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H%M%SZ}"
+    return f"g{generation}-{datetime.datetime.now(datetime.timezone.utc):{DATE}}"
 
 
 def closed(partial: Path) -> Path:
@@ -87,14 +96,140 @@ def move(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def listing(place: Place, generation: int) -> list[dict[str, Any]]:
-    """Return what this deployment has set aside, oldest first, as it is on the disk."""
-    return [
-        {
-            "path": str(each),
-            "generation": note["generation"],
-            "files": {file.name: file.stat().st_size for file in sorted(each.iterdir())},
-        }
-        for each in sorted(place.set_asides.glob("g*Z"), key=lambda path: path.stat().st_mtime)
-        if (note := read_json(each / NOTE)) and note["cleared_for"] == generation
+def nvram(folder: Path, place: Place) -> Path:
+    """Return where the NVRAM of the server in the folder belongs."""
+    definition = folder / DOMAIN
+    named = definition.exists() and ElementTree.parse(definition).findtext("os/nvram")
+    return Path(named) if named else place.nvram
+
+
+def restoring(place: Place) -> Path | None:
+    """Return the folder of a restore that is not over, if any."""
+    return next(iter(place.set_asides.glob(f"*{RESTORING}")), None)
+
+
+def path_of(restoring: Path) -> Path:
+    """Return the path that a folder has while nothing is taken out of it."""
+    return restoring.with_name(restoring.name.removesuffix(RESTORING))
+
+
+def newest(place: Place, known: Mapping[str, Any], of: int) -> Path:
+    """
+    Return the folder of the server of that deployment that was set aside last.
+
+    Raises :class:`Fault` if there is none, or if something is in the server's place.
+    """
+    if half := begun(place):
+        raise Fault(f"the clearing that began {half.name} is not over", "clear it first")
+    if known["exists"]:
+        raise Fault(
+            f"the domain {place.minion_id} of deployment {known['generation']} is in the place",
+            "clear it first",
+        )
+    for file in (place.disk, place.nvram):
+        if file.exists():
+            raise Fault(f"there is a file {file} in the place", "clear it first")
+    there = [each for each in listing(place) if each["complete"]]
+    fitting = [each["path"] for each in there if each["generation"] == of]
+    if not fitting:
+        names = ", ".join(Path(each["path"]).name for each in there)
+        raise Fault(
+            f"no server of deployment {of} of {place.minion_id} is set aside; "
+            f"set aside are: {names or 'none'}",
+            "choose one of these" if names else "deploy the store again",
+        )
+    return Path(fitting[-1])
+
+
+def check(
+    aside: Path, spec: Mapping[str, Any], place: Place, known: Mapping[str, Any], of: int
+) -> None:
+    """Raise :class:`Fault` if the server in that folder cannot be put back, or not be used then."""
+    generation = int(aside.name[1:].partition("-")[0])
+    if generation != of or known.get("generation", of) != of:
+        raise Fault(f"the restore of deployment {generation} is not over", "clear it first")
+    lacking = [
+        name
+        for name in (DISK, DOMAIN, PUBLIC_KEY)
+        if not (aside / name).exists()
+        # A restore that goes on may have moved it already.
+        and not (name == DISK and aside == restoring(place) and place.disk.exists())
     ]
+    if lacking:
+        raise Fault(f"{aside} lacks {', '.join(lacking)}", OTHERWISE)
+    defined = ElementTree.parse(aside / DOMAIN).getroot()
+    whose = domains.metadata(defined) or {}
+    if (whose.get("store"), whose.get("generation")) != (spec["store"], of):
+        raise Fault(
+            f"{aside / DOMAIN} is not the definition of a server of store {spec['store']}, "
+            f"deployment {of}",
+            OTHERWISE,
+        )
+    system, others = domains.sources(defined)[:1], domains.sources(defined)[1:]
+    if system != [str(place.disk)]:
+        raise Fault(
+            f"the system disk of the set-aside server was {', '.join(system)}, not {place.disk}",
+            "correct pool in the pillar, then retry",
+        )
+    missing = [file for file in others if file and not Path(file).exists()]
+    if missing:
+        raise Fault(
+            f"the set-aside server needs {', '.join(missing)}, which is not there",
+            "bring it back to that path, then retry",
+        )
+
+
+def taken_out(aside: Path) -> Path:
+    """Give the folder the name under which it is emptied."""
+    emptied = aside.with_name(aside.name.removesuffix(RESTORING) + RESTORING)
+    if aside != emptied:
+        os.rename(aside, emptied)
+        sync(emptied.parent)
+    return emptied
+
+
+def taken_back(place: Place) -> None:
+    """Turn a restore that was killed into a clearing that was, and forget one that is over."""
+    note = read_json(place.restored)
+    if left := restoring(place):
+        if note and note["set_aside"] == str(path_of(left)):
+            removed(left)
+        else:
+            os.rename(left, f"{path_of(left)}{SUFFIX}")
+            sync(place.set_asides)
+    place.restored.unlink(missing_ok=True)
+
+
+def removed(folder: Path) -> None:
+    """Remove the folder with all that is in it."""
+    # First, so that what a killed removal leaves is never taken for a server to restore.
+    (folder / DOMAIN).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def listing(place: Place) -> list[dict[str, Any]]:
+    """
+    Return everything that was set aside for this minion ID, oldest first, as it is on the disk.
+
+    ``at`` is the date in the folder's name, in seconds since the epoch; ``size`` the bytes that
+    the folder takes on the disk; not ``complete`` is what a killed clearing or restore left.
+    """
+    found = [each for path in place.set_asides.glob("g*") if (each := _facts(path))]
+    return sorted(found, key=lambda each: (each["at"], each["generation"]))
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    named = NAME.fullmatch(path.name)
+    if not named:
+        return None
+    at = datetime.datetime.strptime(named[2], DATE).replace(tzinfo=datetime.timezone.utc)
+    files = {file.name: file.stat() for file in sorted(path.iterdir())}
+    return {
+        "path": str(path),
+        "generation": int(named[1]),
+        "cleared_for": (read_json(path / NOTE) or {}).get("cleared_for"),
+        "at": int(at.timestamp()),
+        "complete": not named[3],
+        "files": {name: status.st_size for name, status in files.items()},
+        "size": sum(status.st_blocks * 512 for status in files.values()),
+    }

@@ -163,3 +163,51 @@ def test_the_data_disk_outlives_the_server(second):
     data = store_site.POOL / "store-0815-data.qcow2"
     assert data.stat().st_ino == second.before["data"]
     assert str(data) in store_site.run("virsh", "dumpxml", "store-0815")
+
+
+@pytest.fixture(scope="module")
+def third(second, site):
+    """The rollback to the store's first server, without typing anything else."""
+    done = site.salt_run("rollback", "0815")
+    done.before = second.before
+    return done
+
+
+def test_the_old_server_is_put_back_and_answers(third, site):
+    assert (third.status, third.answer["state"]) == (0, "deployed"), third.stdout
+    assert third.answer["evidence"]["rolls_back_to"] == 1
+    assert store_site.run("virsh", "domuuid", "store-0815") == third.before["uuid"]
+    assert store_site.run("virsh", "domstate", "store-0815").strip() == "running"
+    assert re.search(r"Autostart: *enable", store_site.run("virsh", "dominfo", "store-0815"))
+    assert site.keys("store-0815") == {"minions": third.before["key"]}
+    assert site.ask("store-0815", "test.ping") is True
+
+
+def test_the_server_that_was_put_back_has_its_data_again(third, site):
+    assert "greeting" in site.ask("store-0815", "pillar.ls")
+
+
+def test_the_replaced_server_is_set_aside_in_its_place(third):
+    (aside,) = (store_site.POOL / ".store-deploy/set-aside/store-0815").iterdir()
+    assert aside.name.startswith("g2-")
+
+
+def test_what_is_set_aside_is_shown_first_and_pruned_only_with_the_flag(third, site):
+    (aside,) = (store_site.POOL / ".store-deploy/set-aside/store-0815").iterdir()
+    shown = site.salt_run("prune", "0", "store=0815")
+    assert (shown.status, aside.exists()) == (0, True)
+    (row,) = shown.answer["stores"]
+    assert str(aside) in str(row["found"])
+    assert row["removed"] == []
+    kept = site.salt_run("prune", "1", "store=0815", "remove=True")
+    assert (kept.status, aside.exists()) == (0, True), "it is younger than a day"
+    done = site.salt_run("prune", "0", "store=0815", "remove=True")
+    assert (done.status, aside.exists()) == (0, False)
+
+
+def test_without_a_set_aside_server_a_rollback_touches_nothing(third, site):
+    done = site.salt_run("rollback", "0815")
+    assert (done.status, done.answer["failed_in"]) == (1, "rolling_back")
+    assert "no set-aside server of store 0815" in done.answer["error"]
+    assert store_site.run("virsh", "domstate", "store-0815").strip() == "running"
+    assert site.keys("store-0815") == {"minions": third.before["key"]}

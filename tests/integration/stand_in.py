@@ -63,6 +63,7 @@ class StandIns:
         threading.Timer(0.5, domain.destroy).start()
 
     def _power_on(self, name):
+        self._put_in(name)
         iso = self._inserted_cd(name)
         if iso is not None:
             self._first_boot(name, iso)
@@ -77,6 +78,15 @@ class StandIns:
         """Folder of what a guest would have on its disk."""
         return HOME / name
 
+    def _put_in(self, name):
+        """Take the folder that belongs to the system disk of the domain, whatever its path was."""
+        described = ElementTree.fromstring(self.connection.lookupByName(name).XMLDesc())
+        disk = described.find("devices/disk[@device='disk']/source").get("file")
+        folder = HOME / f"disk-{pathlib.Path(disk).stat().st_ino}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.disk(name).unlink(missing_ok=True)
+        self.disk(name).symlink_to(folder.name)
+
     def _inserted_cd(self, name):
         domain = self.connection.lookupByName(name)
         described = ElementTree.fromstring(domain.XMLDesc())
@@ -85,9 +95,8 @@ class StandIns:
 
     def _first_boot(self, name, iso):
         """Do with the seed what cloud-init does; on the disk is what the image has."""
-        disk = self.disk(name)
-        if disk.exists():
-            shutil.rmtree(disk)
+        disk = self.disk(name).resolve()
+        shutil.rmtree(disk)
         for folder in ("srv/bin", "var/cache", "var/lib/cloud/instance", "var/log", "var/tmp"):
             (disk / folder).mkdir(parents=True)
         (disk / "var/run").symlink_to("/run")

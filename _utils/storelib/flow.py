@@ -461,12 +461,14 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
 
 def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:
     """Say why the hypervisor is not the machine that the store's server was made on, if so."""
+    looked = facts["libvirt"]["reachable"] and facts.get("pool", {}).get("exists")
+    there = (facts["domain"] or {}).get("exists") or facts["disk"]["exists"]
+    if there:
+        return ""
     known = record.evidence.get("hypervisor", {}).get("machine_id")
     if facts["machine_id"] != known:
         return f"new hardware: {minion} has the machine ID {facts['machine_id']}, not {known}"
-    there = (facts["domain"] or {}).get("exists") or facts["disk"]["exists"]
-    looked = facts["libvirt"]["reachable"] and facts.get("pool", {}).get("exists")
-    if record.state == lifecycle.DEPLOYED.name and looked and not there:
+    if record.state == lifecycle.DEPLOYED.name and looked:
         return f"domain and disk of the store's server are gone from {minion}"
     return ""
 

@@ -213,6 +213,15 @@ def test_an_old_hypervisor_that_comes_back_does_not_get_its_store_back(two):
     assert "hv-new still runs" in record.evidence["offered"]["why"]
 
 
+def test_a_hypervisor_that_has_a_server_of_the_store_is_never_new(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    failed(two, "clearing", "hv-0815 still runs the server of store 0815")
+    record = ready(two, HYPERVISOR)
+    assert (record.state, record.generation) == ("failed", 2)
+    assert two.others[HYPERVISOR]["domain"]["state"] == "running"
+
+
 def test_a_waiting_deployment_moves_to_the_hypervisor_that_is_there(two):
     two.begin(redeploy=True)
     two.known_keys.pop(HYPERVISOR)

@@ -268,7 +268,8 @@ def clear(spec, generation, public_key=None, nonce=""):
 
     The guest is shut down, and switched off if that takes longer than a minute. Nothing of it is
     deleted but its seed. Data disks stay where they are. A domain of that name that is not ours is
-    refused, untouched.
+    refused, untouched. A restore that was killed is taken back: the server is set aside again,
+    under the name that it had.
 
     spec
         Spec of the store, as the runner freezes it.
@@ -294,7 +295,7 @@ def clear(spec, generation, public_key=None, nonce=""):
         left = place.disk.exists() or place.nvram.exists() or old.begun(place)
         if known["exists"] or left:
             _set_aside(connection, spec, place, known, generation, public_key)
-        _swept(place)
+        _swept(spec, place)
         put = [
             each
             for each in old.listing(place)
@@ -334,10 +335,12 @@ def _set_aside(connection, spec, place, known, generation, public_key):
     old.closed(partial)
 
 
-def _swept(place):
-    """Remove what a define that was killed, or is undone, left beside the server."""
+def _swept(spec, place):
+    """Remove what a define made, or left when it was killed, beside the server's own files."""
     guest.remove_seed(place)
-    for file in (unfinished(place.disk), place.intent):
+    made = [place.disk, *(place.data_disk(data["name"]) for data in spec["data_disks"])]
+    # The intent last: it says whose the others are.
+    for file in (*map(unfinished, made), place.intent):
         file.unlink(missing_ok=True)
 
 
@@ -388,7 +391,7 @@ def restore(spec, generation, of, nonce=""):
 def _put_back(connection, spec, place, known, of):
     aside = old.restoring(place) or old.newest(place, known, of)
     old.check(aside, spec, place, known, of)
-    _swept(place)
+    _swept(spec, place)
     place.restored.unlink(missing_ok=True)
     begun = old.taken_out(aside)
     definition = (begun / old.DOMAIN).read_text()
@@ -653,22 +656,19 @@ def discard(spec, generation, nonce=""):
             _nvram(domain, place).unlink(missing_ok=True)
             domains.undefine(domain)
         if read_json(place.intent) == intent:
-            guest.remove_seed(place)
-            disks_made = [
-                place.disk,
-                *(place.data_disk(data["name"]) for data in spec["data_disks"]),
-            ]
-            for file in (*map(unfinished, disks_made), place.disk, place.nvram, place.intent):
-                file.unlink(missing_ok=True)
+            place.disk.unlink(missing_ok=True)
+            place.nvram.unlink(missing_ok=True)
+            _swept(spec, place)
         known = domains.facts(connection, spec, place)
+        # Of another deployment's server, the files are that one's.
+        others = old.restoring(place) or known.get("generation", generation) != generation
         left = [spec["minion_id"]] if known["exists"] else []
         left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {
             "domain": known,
             "disk": disks.facts(place.disk),
             "seed": _seed_facts(place),
-            # The files of another deployment's server are that one's.
-            "left": left if known.get("generation", generation) == generation else [],
+            "left": [] if others else left,
         }
 
 
@@ -710,7 +710,7 @@ def retire(spec, generation, data_disks=False, remove=False, nonce=""):
         salt 'hv-0815' store_hypervisor.retire spec='{...}' generation=2 remove=True
     """
     with _at_work(spec) as (connection, place):
-        known = _in_pool(connection, spec, place)
+        _in_pool(connection, spec, place)
         domain = domains.lookup(connection, spec["minion_id"])
         parts = [{"what": "domain", "name": spec["minion_id"], "size": 0}] if domain else []
         parts += remains.files(place, _nvram(domain, place))
@@ -723,12 +723,13 @@ def retire(spec, generation, data_disks=False, remove=False, nonce=""):
         if data_disks:
             # Last, thus removed first: while a definition is there it says which these are.
             parts, stay = [*parts, *stay], []
-        if remove and known["exists"]:
+        needed = remains.needed(connection, place, parts)
+        if remove and domain:
             domain.setAutostart(False)
             domains.switch_off(domain)
-        found = remains.removed(connection, place, parts, remove)
+        found = remains.removed(connection, parts, needed, remove)
         if remove:
-            _swept(place)
+            _swept(spec, place)
             place.restored.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 place.set_asides.rmdir()
@@ -777,7 +778,8 @@ def prune(spec, generation, older_than_s, remove=False, nonce=""):
             for each in old.listing(place)
             if each["complete"] and time.time() - each["at"] >= older_than_s
         ]
-        return remains.removed(connection, place, parts, remove)
+        needed = remains.needed(connection, place, parts)
+        return remains.removed(connection, parts, needed, remove)
 
 
 @_reporting

@@ -27,7 +27,7 @@ import salt.crypt
 from cryptography.hazmat.primitives import serialization
 
 from storelib import report
-from storelib.hypervisor import Place, domains, guest, images
+from storelib.hypervisor import CONSOLES, Place, domains, guest, images
 
 GIB = 1024**3
 DAY_S = 24 * 60 * 60
@@ -63,7 +63,7 @@ def pool():
     folder = pathlib.Path("/var/lib/libvirt/images/stores")
     folder.mkdir(parents=True)
     yield folder
-    subprocess.run(["rm", "-rf", folder], check=True)
+    subprocess.run(["rm", "-rf", folder, CONSOLES], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -1179,7 +1179,9 @@ def test_facts_list_all_that_was_set_aside(done, aside, place, killed):
 # restore
 
 
-def test_a_set_aside_server_is_put_back_as_it_was(done, connection, place, nvram, impatient):
+def test_a_set_aside_server_is_put_back_as_it_was(
+    done, refused, connection, place, nvram, impatient
+):
     key = done("stage", "define")["public_key"]
     written(place.disk, 0x11)
     written(place.data_disk("data"), 0x33)
@@ -1202,6 +1204,10 @@ def test_a_set_aside_server_is_put_back_as_it_was(done, connection, place, nvram
         assert not aside.exists()
     (other,) = done("facts")["set_asides"]
     assert other["generation"] == 2
+    for of in (None, 2):
+        assert refused("start", generation=2, of=of) == (
+            "the domain store-0815 of deployment 2 is not defined"
+        )
     assert done("start", generation=2, of=1)["state"] == "running"
     assert done("restore", generation=2, of=1)["domain"]["state"] == "running"
     assert done("discard", generation=2)["domain"]["generation"] == 1
@@ -1293,6 +1299,7 @@ def test_a_restore_that_is_not_over_lets_no_other_begin(done, refused, aside, mo
     )
     (found,) = done("facts")["set_asides"]
     assert not found["complete"]
+    assert done("discard", generation=2)["left"] == [], "the disk is the old server's"
 
 
 # retire
@@ -1320,7 +1327,6 @@ def test_retire_only_lists_what_a_store_has(done, connection, place, aside, nvra
     assert (kept["what"], kept["path"]) == ("data_disk", str(place.data_disk("data")))
     assert (facts["removed"], facts["left"]) == ([], [])
     assert (contents(place.pool), connection.lookupByName("store-0815").ID()) == before
-    place.console.with_suffix(".log.0").unlink()
 
 
 def test_a_retired_store_leaves_its_data_disks_and_the_image(done, connection, place, aside):
@@ -1386,6 +1392,14 @@ def test_a_server_in_another_pool_is_not_retired(done, refused, spec, pool, conn
     assert connection.lookupByName("store-0815")
 
 
+def test_a_server_that_cannot_be_retired_goes_on_running(done, refused, connection, pool):
+    done("stage", "define", "start")
+    before = connection.lookupByName("store-0815").ID()
+    (pool / "other.qcow2").write_bytes(b"QFI\xfb damaged")
+    assert refused("retire", remove=True).startswith("qemu-img failed: ")
+    assert connection.lookupByName("store-0815").ID() == before
+
+
 def test_where_a_store_has_nothing_nothing_is_retired(done):
     facts = done("retire", remove=True)
     lists = [facts[key] for key in ("found", "removed", "left", "kept")]
@@ -1436,6 +1450,18 @@ def test_a_backing_file_is_not_pruned(done, aside, place, connection, pool):
     (kept,) = done("prune", generation=2, older_than_s=0, remove=True)["kept"]
     assert kept["why"] == "it is a disk of the domain look"
     assert disk.exists()
+
+
+def test_a_damaged_disk_stops_a_removal_only_if_it_stays(done, refused, aside, pool):
+    damaged = pool / "other.qcow2"
+    damaged.write_bytes(b"QFI\xfb damaged")
+    sentence = refused("prune", generation=2, older_than_s=0, remove=True)
+    assert sentence.startswith("qemu-img failed: ")
+    assert str(damaged) in sentence
+    assert aside.exists()
+    damaged.replace(aside / "disk.qcow2")
+    assert done("prune", generation=2, older_than_s=0, remove=True)["left"] == []
+    assert not aside.exists()
 
 
 @pytest.mark.parametrize("age", [-1, "30d", None, True, float("nan")])

@@ -126,9 +126,6 @@ def newest(place: Place, known: Mapping[str, Any], of: int) -> Path:
             f"the domain {place.minion_id} of deployment {known['generation']} is in the place",
             "clear it first",
         )
-    for file in (place.disk, place.nvram):
-        if file.exists():
-            raise Fault(f"there is a file {file} in the place", "clear it first")
     there = [each for each in listing(place) if each["complete"]]
     fitting = [each["path"] for each in there if each["generation"] == of]
     if not fitting:
@@ -138,7 +135,11 @@ def newest(place: Place, known: Mapping[str, Any], of: int) -> Path:
             f"set aside are: {names or 'none'}",
             "choose one of these" if names else "deploy the store again",
         )
-    return Path(fitting[-1])
+    aside = Path(fitting[-1])
+    for file in (place.disk, nvram(aside, place)):
+        if file.exists():
+            raise Fault(f"there is a file {file} in the place", "clear it first")
+    return aside
 
 
 def check(

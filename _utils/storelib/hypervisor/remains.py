@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,28 +58,35 @@ def definitions(place: Place) -> Iterator[ElementTree.Element]:
             yield ElementTree.parse(path / old.DOMAIN).getroot()
 
 
-def needed(connection: Any, place: Place) -> dict[Path, str]:
+def needed(connection: Any, place: Place, going: Sequence[Part]) -> dict[Path, str]:
     """Return the files that others need, and why: disks of other domains, backing files."""
     found = {
         Path(file).resolve(): f"it is a disk of the domain {domain.name()}"
         for domain in connection.listAllDomains()
         if domain.name() != place.minion_id
         for file in domains.sources(domains.description(domain))
+        if file
     }
-    for disk in (*place.pool.glob("*.qcow2"), *place.set_asides.parent.glob(f"*/*/{old.DISK}")):
-        with contextlib.suppress(Fault):
-            if backing := disks.info(disk)["backing"]:
-                found[Path(backing).resolve()] = f"it is the backing file of {disk}"
+    asides = place.set_asides.parent.glob(f"*/*/{old.DISK}")
+    for disk in {*found, *place.pool.glob("*.qcow2"), *asides}:
+        try:
+            backing = disk.exists() and disks.info(disk)["backing"]
+        except Fault:
+            # What goes may be damaged; of another it must be known what it needs.
+            if not any(disk.is_relative_to(each["path"]) for each in going if "path" in each):
+                raise
+            continue
+        if backing:
+            found[Path(backing).resolve()] = f"it is the backing file of {disk}"
     return found
 
 
 def removed(
-    connection: Any, place: Place, parts: Sequence[Part], remove: bool
+    connection: Any, parts: Sequence[Part], needed: Mapping[Path, str], remove: bool
 ) -> dict[str, list[Part]]:
     """Remove the parts, the last one first, but what others need; or only say what would be."""
-    others = needed(connection, place)
-    kept = [{**each, "why": why} for each in parts if (why := _why_kept(each, others))]
-    found = [each for each in parts if not _why_kept(each, others)]
+    kept = [{**each, "why": why} for each in parts if (why := _why_kept(each, needed))]
+    found = [each for each in parts if not _why_kept(each, needed)]
     for each in reversed(found if remove else []):
         _remove(connection, each)
     left = [each for each in found if remove and _exists(connection, each)]
@@ -88,11 +94,11 @@ def removed(
     return {"found": found, "removed": gone, "left": left, "kept": kept}
 
 
-def _why_kept(each: Part, others: Mapping[Path, str]) -> str:
+def _why_kept(each: Part, needed: Mapping[Path, str]) -> str:
     if each["what"] == "domain":
         return ""
     path = Path(each["path"]).resolve()
-    return next((why for file, why in others.items() if file.is_relative_to(path)), "")
+    return next((why for file, why in needed.items() if file.is_relative_to(path)), "")
 
 
 def _remove(connection: Any, each: Part) -> None:

@@ -433,7 +433,11 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
     try:
         if "new" not in candidate:
             facts = turn.on_hypervisor("facts", quick=True, at=minion).facts
-            turn.save(candidate={**candidate, "new": _new_hardware(record, minion, facts)})
+            found = {
+                "new": _new_hardware(record, minion, facts),
+                "second": _second_server(record, minion, facts),
+            }
+            turn.save(candidate={**candidate, **found})
         new = turn.record.candidate["new"]
         twin = turn.twin(minion) if new else ""
     except Waiting as err:
@@ -447,7 +451,9 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
     evidence = {
         key: value for key, value in turn.record.evidence.items() if key not in ("fence", "mended")
     }
-    if twin:
+    if second := turn.record.candidate.get("second"):
+        evidence["offered"] = _offered(minion, second, now)
+    elif twin:
         evidence["offered"] = _offered(minion, f"{twin} still runs the store's server", now)
     elif new and not candidate["auto"]:
         evidence["offered"] = _offered(minion, f"{new}; auto_deploy is off", now)
@@ -471,6 +477,17 @@ def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:
     if record.state == lifecycle.DEPLOYED.name and looked:
         return f"domain and disk of the store's server are gone from {minion}"
     return ""
+
+
+def _second_server(record: Record, minion: str, facts: dict[str, Any]) -> str:
+    """Say that another hypervisor than the store's has a server of it, too, if so."""
+    domain = facts["domain"] or {}
+    if minion == record.hypervisor or not domain.get("ours"):
+        return ""
+    return (
+        f"it has a server of the store, too (deployment {domain['generation']}, {domain['state']}); "
+        f"the store's is on {record.hypervisor}"
+    )
 
 
 def _end(turn: Turn) -> tuple[Record, bool]:

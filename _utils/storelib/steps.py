@@ -346,7 +346,7 @@ def _gone(turn: Turn, facts: Evidence) -> Evidence:
 
 def _retired(turn: Turn, data_disks: bool) -> Evidence:
     facts = turn.on_hypervisor("retire", data_disks=data_disks, remove=True).facts
-    return {**facts, "left": [each["path"] for each in facts["left"]]}
+    return {**facts, "left": [each.get("path") or each["name"] for each in facts["left"]]}
 
 
 def retiring(turn: Turn) -> Evidence:

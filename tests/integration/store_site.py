@@ -158,16 +158,25 @@ class Hypervisor(Daemon):
         shutil.copy(pub, PKI / "minions" / self.id)
         shutil.chown(PKI / "minions" / self.id, PKI.stat().st_uid)
 
-    def become_another_machine(self):
-        """Stand in the place of a machine that is gone: with another machine ID and key."""
+    def become_another_machine(self, apart=False):
+        """
+        Be another machine: with another machine ID and key.
+
+        apart
+            With an empty pool and a libvirt of its own, too (libvirt's test driver).
+        """
         self.kill()
         machine_id = self.home / "etc/machine-id"
         machine_id.write_text(hashlib.md5(self.id.encode()).hexdigest() + "\n")
         configuration = f"{self.home}/etc/salt"
-        with_id = 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
+        own = "mount --bind $(mktemp -d) /var/lib/libvirt/images && " if apart else ""
+        with_id = own + 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
         self.argv = ("unshare", "--mount", "sh", "-c", with_id, "sh", machine_id, configuration)
         shutil.rmtree(self.home / "etc/salt/pki")
         self.enrol()
+        if apart:
+            with (self.home / "etc/salt/minion").open("a") as config:
+                config.write("virt: {connection: {uri: 'test:///default'}}\n")
         self.start()
 
 

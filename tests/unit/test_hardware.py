@@ -210,7 +210,8 @@ def test_an_old_hypervisor_that_comes_back_does_not_get_its_store_back(two):
     two.away.clear()
     record = ready(two, HYPERVISOR)
     assert (record.state, record.hypervisor, record.generation) == ("deployed", NEW, 2)
-    assert "hv-new still runs" in record.evidence["offered"]["why"]
+    why = record.evidence["offered"]["why"]
+    assert "a server of the store, too (deployment 1, running); the store's is on hv-new" in why
 
 
 def test_a_hypervisor_that_has_a_server_of_the_store_is_never_new(two):

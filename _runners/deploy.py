@@ -291,9 +291,13 @@ def retry(store):
 
 
 @_verb
-def doctor():
+def doctor(hypervisors=True):
     """
-    Check the installation and say how to mend each fault.
+    Check the installation and say how to mend each fault. Takes half a minute at most.
+
+    hypervisors
+        ``True``: those of the ledger are asked, too. ``False``: none. Or a minion ID, or a list of
+        them, whether the ledger knows them or not.
 
     CLI Example:
 
@@ -301,7 +305,7 @@ def doctor():
 
         salt-run deploy.doctor
     """
-    faults = physician.faults(__opts__)
+    faults = physician.faults(__opts__, hypervisors)
     return {"faults": faults, "retcode": 1} if faults else {"faults": []}
 
 

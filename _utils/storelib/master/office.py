@@ -17,7 +17,7 @@ from typing import Any
 from storelib import flow, judge, lifecycle, report, views
 from storelib.errors import Conflict, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
-from storelib.master import settings
+from storelib.master import pulse, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.turn import NO_FUNCTION
@@ -168,6 +168,7 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
 
     A deployment that another process is advancing is left to it.
     """
+    pulse.beat(opts, pulse.SWEEPER if sweep else pulse.PUMP)
     with ledger(opts) as books:
         rung: dict[str, tuple[str, bool]] = {}
         for name, eager in books.rung():

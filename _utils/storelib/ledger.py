@@ -177,7 +177,10 @@ class Ledger:
 
     def _records(self, where: str, *values: object) -> list[Record]:
         rows = self._read(f"SELECT record, revision, due FROM deployments {where}", *values)
-        return [_record(*row) for row in rows]
+        try:
+            return [_record(*row) for row in rows]
+        except (KeyError, TypeError, ValueError) as err:
+            raise self._broken(err) from err
 
     def get(self, store: str) -> Record | None:
         """Return the store's record."""

@@ -122,8 +122,13 @@ class Ledger:
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
+            try:
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._migrate()
+            except BaseException:
+                # Whoever keeps the exception, as Salt's reactor does, would keep the file open.
+                self._db.close()
+                raise
         except (OSError, sqlite3.Error) as err:
             raise self._broken(err) from err
 

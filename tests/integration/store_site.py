@@ -253,7 +253,7 @@ class Site:
         client = salt.client.LocalClient("/etc/salt/master")
         try:
             return client.cmd(minion, function, arguments, timeout=seconds).get(minion) or None
-        except salt.exceptions.SaltClientError:
+        except (salt.exceptions.SaltClientError, salt.exceptions.AuthenticationError):
             return None
         finally:
             client.destroy()

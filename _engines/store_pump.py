@@ -10,6 +10,7 @@ slower.
 """
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import salt.utils.event
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     __runners__: dict[str, Any]
 
 log = logging.getLogger(__name__)
+
+MENDING_S = 5
+"""Pause after a fault, so that a full disk is not filled with its own log."""
 
 
 def start(interval=0.25):
@@ -42,3 +46,4 @@ def start(interval=0.25):
                 __runners__["deploy.reconcile"](sweep=False)
             except StoreDeployError as err:
                 log.error("%s; %s", err.reason, err.hint)
+                time.sleep(MENDING_S)

@@ -17,13 +17,14 @@ import functools
 import json
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import salt.exceptions
 
-from storelib import report, seed
+from storelib import __version__, report, seed
 from storelib.hypervisor import (
     MIB,
     Fault,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     __context__: dict[str, Any]
+    __grains__: dict[str, Any]
     __opts__: dict[str, Any]
     __pillar__: dict[str, Any]
     __salt__: dict[str, Any]
@@ -812,3 +814,30 @@ def console(spec, generation, lines=50, nonce=""):
         file.seek(-min(path.stat().st_size, 256 * lines), os.SEEK_END)
         text = file.read().decode(errors="replace")
     return {"path": str(path), "lines": text.splitlines()[-lines:]}
+
+
+def health():
+    """
+    Say whether this minion can be a hypervisor. Changes nothing, and needs no store.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-*' store_hypervisor.health
+    """
+    found = {
+        "at": time.time(),
+        "version": __version__,
+        "salt": __grains__["saltversioninfo"][0],
+        "python": sys.prefix,
+        "virt_module": "virt.init" in __salt__,
+        "libvirt": "",
+        "hint": "",
+    }
+    try:
+        with domains.connected(_uri()):
+            pass
+    except Fault as fault:
+        found |= {"libvirt": str(fault), "hint": fault.hint}
+    return found

@@ -485,8 +485,8 @@ def _second_server(record: Record, minion: str, facts: dict[str, Any]) -> str:
     if minion == record.hypervisor or not domain.get("ours"):
         return ""
     return (
-        f"it has a server of the store, too (deployment {domain['generation']}, {domain['state']}); "
-        f"the store's is on {record.hypervisor}"
+        f"it has a server of the store, too (deployment {domain['generation']}, "
+        f"{domain['state']}); the store's is on {record.hypervisor}"
     )
 
 

@@ -160,7 +160,7 @@ class Bell:
 class Ledger:
     """The file, opened. Use it as a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
         self.path = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -168,9 +168,14 @@ class Ledger:
             # is not opened: the close would drop the locks of this process's other connections.
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
+            self._db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
+            try:
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._migrate()
+            except BaseException:
+                # Whoever keeps the exception, as Salt's reactor does, would keep the file open.
+                self._db.close()
+                raise
         except (OSError, sqlite3.Error) as err:
             raise self._broken(err) from err
 
@@ -237,7 +242,10 @@ class Ledger:
 
     def _records(self, where: str, *values: object) -> list[Record]:
         rows = self._read(f"SELECT record, revision, due FROM deployments {where}", *values)
-        return [_record(*row) for row in rows]
+        try:
+            return [_record(*row) for row in rows]
+        except (KeyError, TypeError, ValueError) as err:
+            raise self._broken(err) from err
 
     def get(self, store: str) -> Record | None:
         """Return the store's record."""

@@ -34,6 +34,8 @@ PILLAR = pathlib.Path("/etc/salt/lab-pillar")
 PKI = pathlib.Path("/etc/salt/pki/master")
 STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
 AUTOSIGN = STATE_DIR / "autosign.conf"
+BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
+"""Made anew at each start of the master."""
 POOL = pathlib.Path("/var/lib/libvirt/images")
 
 OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
@@ -272,7 +274,7 @@ class Site:
         client = salt.client.LocalClient("/etc/salt/master")
         try:
             return client.cmd(minion, function, arguments, timeout=seconds).get(minion) or None
-        except salt.exceptions.SaltClientError:
+        except (salt.exceptions.SaltClientError, salt.exceptions.AuthenticationError):
             return None
         finally:
             client.destroy()
@@ -349,6 +351,26 @@ class Site:
         assert self.ask(hypervisor, "saltutil.sync_all", seconds=60)
         assert self.ask(hypervisor, "state.apply", "store_hypervisor.ready", seconds=60)
 
+    def pumped(self):
+        """Wait until the engine has run in this master."""
+        started = BUS.stat().st_mtime
+        note = STATE_DIR / "pump.json"
+        until(lambda: note.exists() and note.stat().st_mtime >= started, 30, "the pump runs")
+
+    def at_rest(self, act):
+        """Act while the master stands still and none of its processes has the ledger open."""
+
+        def acted():
+            os.killpg(self.master.process.pid, signal.SIGSTOP)
+            try:
+                if not (used := _users_of(STATE_DIR / "ledger.sqlite")):
+                    act()
+                return not used
+            finally:
+                os.killpg(self.master.process.pid, signal.SIGCONT)
+
+        until(acted, 30, "nobody has the ledger open")
+
     def bells(self):
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.rung()
@@ -392,6 +414,16 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
+
+
+def _users_of(path):
+    """Return which processes have a file open whose path begins so."""
+    users = set()
+    for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor).startswith(str(path)):
+                users.add(descriptor.parts[2])
+    return users
 
 
 def sha256(path):

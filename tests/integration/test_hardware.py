@@ -114,7 +114,11 @@ def test_a_retired_store_has_nothing_left(second, site):
     record = site.ended(STORE)
     assert record.state == "retired", record.reason
     assert GUEST not in store_site.run("virsh", "list", "--all", "--name").split()
-    assert not [path for path in store_site.POOL.rglob("*") if GUEST in path.name and path.parent.name != "locks"]
+    assert not [
+        path
+        for path in store_site.POOL.rglob("*")
+        if GUEST in path.name and path.parent.name != "locks"
+    ]
     assert site.keys(GUEST) == {}
     assert not site.armed(GUEST)
     before = record.generation

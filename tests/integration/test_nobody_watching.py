@@ -75,5 +75,5 @@ def test_a_hypervisors_highstate_deploys_its_store_with_a_master_that_is_not_roo
     assert record.requested_by == "event"
     for path in (store_site.STATE_DIR, store_site.STATE_DIR / "ledger.sqlite", store_site.AUTOSIGN):
         assert path.owner() == "salt"
-    done = site.salt_run("doctor")
+    done = site.salt_run("doctor", "hypervisors=hv-auto")
     assert (done.status, done.answer) == (0, {"faults": []})

@@ -312,6 +312,34 @@ def test_a_writer_that_is_killed_leaves_the_record_as_it_was(path, ledger):
     assert ledger.save(dataclasses.replace(saved, state="queued")).revision == 2
 
 
+KEEP_SAVING = """
+import dataclasses, pathlib, sys
+from storelib.ledger import Ledger
+with Ledger(pathlib.Path(sys.argv[1])) as ledger:
+    while True:
+        read = ledger.get("0815")
+        ledger.save(dataclasses.replace(read, attempts=read.attempts + 1), "saved")
+        print(read.attempts + 1, flush=True)
+"""
+
+
+def test_what_was_acknowledged_is_there_whenever_the_writer_is_killed(path, ledger):
+    ledger.save(record())
+    command = [sys.executable, "-c", KEEP_SAVING, path]
+    for round_ in range(8):
+        told = 0
+        with subprocess.Popen(command, env=CORE, stdout=subprocess.PIPE, text=True) as writer:
+            for _ in range(round_ + 1):
+                told = int(writer.stdout.readline())
+            writer.kill()
+            told = int((writer.stdout.read().split() or [told])[-1])
+        found = ledger.get("0815").attempts
+        # The one that was being written may be there, too, but whole.
+        assert found in (told, told + 1)
+        assert len(ledger.history("0815")) == found
+    assert ledger._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 # The file
 
 
@@ -333,12 +361,79 @@ def test_what_was_written_is_on_the_disk_before_it_counts(ledger):
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+FIRST_SCHEMA = """
+PRAGMA journal_mode=WAL;
+CREATE TABLE deployments (
+    store TEXT PRIMARY KEY, generation INTEGER NOT NULL, state TEXT NOT NULL,
+    hypervisor TEXT NOT NULL, minion_id TEXT NOT NULL, due REAL, revision INTEGER NOT NULL,
+    record TEXT NOT NULL);
+CREATE INDEX deployments_due ON deployments (due);
+CREATE INDEX deployments_state ON deployments (state);
+CREATE INDEX deployments_minion ON deployments (minion_id);
+CREATE INDEX deployments_hypervisor ON deployments (hypervisor);
+CREATE TABLE history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, store TEXT NOT NULL, generation INTEGER NOT NULL,
+    state TEXT NOT NULL, previous TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL,
+    announced INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX history_store ON history (store, generation);
+CREATE INDEX history_unannounced ON history (announced) WHERE announced = 0;
+CREATE TABLE bells (name TEXT PRIMARY KEY, at REAL NOT NULL, eager INTEGER NOT NULL);
+INSERT INTO deployments VALUES ('0815', 3, 'staging', 'hv-0815', 'store-0815', 130.5, 7,
+    '{"attempts": 1, "began": 100.0, "deadline": 2800.0, "due": 130.5, "evidence": {"x": ["y"]},
+      "failed_in": "", "generation": 3, "held_in": "", "hypervisor": "hv-0815", "left_s": null,
+      "job": {"at": 101.5, "earlier": ["j0"], "function": "store_hypervisor.stage", "jid": "j1",
+              "minion": "hv-0815", "probe": "", "probe_at": 0},
+      "minion_id": "store-0815", "next_action": "", "reason": "", "redeploy": true,
+      "requested_by": "event", "resumes": "", "revision": 7, "since": 100.0,
+      "spec": {"cpus": 2}, "state": "staging", "store": "0815"}');
+INSERT INTO history VALUES (41, '0815', 3, 'queued', 'awaiting_hypervisor', '', 99.0, 1);
+INSERT INTO history VALUES (42, '0815', 3, 'staging', 'queued', 'slot', 100.0, 0);
+INSERT INTO bells VALUES ('hv-0815', 101.0, 1);
+PRAGMA user_version=1;
+"""
+
+
+@pytest.fixture
+def first_ledger(path):
+    """A ledger as the first version wrote it, not with this one's code."""
+    path.parent.mkdir()
+    db = sqlite3.connect(path)
+    db.executescript(FIRST_SCHEMA)
+    db.close()
+    return path
+
+
+def opened(_, path):
+    with Ledger(path) as ledger:
+        return ledger.get("0815").revision
+
+
+def test_a_ledger_of_the_first_version_is_read_and_written_on(first_ledger):
+    # However many are first to open it after the update.
+    assert together(6, opened, first_ledger) == [7] * 6
+    with Ledger(first_ledger) as ledger:
+        job = Job("j1", "hv-0815", "store_hypervisor.stage", 101.5, ("j0",))
+        found = ledger.get("0815")
+        assert (found.job, found.evidence, found.redeploy) == (job, {"x": ["y"]}, True)
+        assert ledger.due(131) == ["0815"]
+        assert ledger.of_minion("hv-0815") == ledger.in_states({"staging"}) == [found]
+        assert [change.id for change in ledger.unannounced("0815")] == [42]
+        assert [bell.name for bell in ledger.rung()] == ["hv-0815"]
+        ledger.ring("store-0815", 102.0)
+        ledger.save(dataclasses.replace(found, state="clearing", job=None), "staged")
+        assert [change.id for change in ledger.history("0815")] == [41, 42, 43]
+        assert ledger._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert ledger._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_a_newer_schema_is_refused_and_left_alone(path):
     with Ledger(path) as ledger:
         ledger._db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
     with pytest.raises(LedgerError, match=f"has schema {SCHEMA_VERSION + 1}, this code") as refused:
         Ledger(path)
     assert "install the version of store-deploy" in refused.value.hint
+    assert path.read_bytes() == before
 
 
 def garbage(path):
@@ -352,6 +447,25 @@ def torn(path):
     path.write_bytes(path.read_bytes()[:100] + b"\xff" * 5000)
 
 
+def truncated(path):
+    with Ledger(path) as ledger:
+        for n in range(20):
+            ledger.save(record(f"08{n:02}"))
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def half_a_record(path):
+    with Ledger(path) as ledger:
+        ledger.save(record())
+        ledger._db.execute("UPDATE deployments SET record = substr(record, 1, 99)")
+
+
+def strange_record(path):
+    with Ledger(path) as ledger:
+        ledger.save(record())
+        ledger._db.execute("""UPDATE deployments SET record = '{"job": null, "of": "later"}'""")
+
+
 def folder_in_its_place(path):
     path.mkdir(parents=True)
 
@@ -362,11 +476,15 @@ def file_in_its_folders_place(path):
 
 @pytest.mark.parametrize(
     "spoil",
-    [garbage, torn, folder_in_its_place, file_in_its_folders_place],
+    [
+        *(garbage, torn, truncated, half_a_record, strange_record),
+        *(folder_in_its_place, file_in_its_folders_place),
+    ],
     ids=lambda f: f.__name__,
 )
-def test_a_ledger_that_cannot_be_used_says_which_and_what_to_do(path, spoil):
+def test_a_ledger_that_cannot_be_used_says_which_and_what_to_do_and_is_left_alone(path, spoil):
     spoil(path)
+    before = path.read_bytes() if path.is_file() else b""
 
     def use():
         with Ledger(path) as ledger:
@@ -376,6 +494,7 @@ def test_a_ledger_that_cannot_be_used_says_which_and_what_to_do(path, spoil):
         use()
     assert refused.value.reason.startswith(f"the ledger {path} cannot be used: ")
     assert "owner, mode and disk space" in refused.value.hint
+    assert (path.read_bytes() if path.is_file() else b"") == before
 
 
 def test_a_ledger_that_is_full_says_so_and_keeps_what_it_has(ledger):

@@ -48,6 +48,12 @@ def known(opts: dict, minion: str) -> dict[str, str]:
     return {**keys, "denied": denied[0]} if denied else keys
 
 
+def accepted(opts: dict) -> set[str]:
+    """Return whose key is accepted, of all minions in one look."""
+    with _key(opts) as key:
+        return set(key.list_keys()["minions"])
+
+
 def purge(opts: dict, minion: str) -> None:
     """
     Delete the keys of ``minion`` in every state.
@@ -58,11 +64,7 @@ def purge(opts: dict, minion: str) -> None:
     states = set(known(opts, minion))
     if not states:
         return
-    with contextlib.ExitStack() as stack:
-        key = salt.key.get_key(opts)
-        # 3006's Key is no context manager.
-        if hasattr(key, "__exit__"):
-            stack.enter_context(key)
+    with _key(opts) as key:
         folders = [name for name, state in FOLDERS.items() if state in states]
         key.delete_key(match_dict={name: [minion] for name in folders})
 
@@ -95,6 +97,16 @@ def same(one: str, other: str) -> bool:
 def _numbers(pem: str) -> Any:
     key: Any = load_pem_public_key(pem.encode())
     return key.public_numbers()
+
+
+@contextlib.contextmanager
+def _key(opts: dict) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        key = salt.key.get_key(opts)
+        # 3006's Key is no context manager.
+        if hasattr(key, "__exit__"):
+            stack.enter_context(key)
+        yield key
 
 
 def _key_cache(opts: dict) -> Any:

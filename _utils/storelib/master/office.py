@@ -16,14 +16,17 @@ from typing import Any
 
 from storelib import flow, judge, lifecycle, report, views
 from storelib.errors import Conflict, Refused, StoreDeployError
-from storelib.ledger import Bell, Ledger, Record
-from storelib.master import settings
+from storelib.ledger import BUSY_S, Bell, Ledger, Record
+from storelib.master import pulse, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.turn import NO_FUNCTION
 from storelib.world import ACCEPTED
 
 log = logging.getLogger(__name__)
+
+BELL_S = 1.0
+"""How long a bell waits for the ledger: a reactor has ten threads for all of them."""
 
 WATCH_S = 0.25
 """How often a watched record is read."""
@@ -159,7 +162,9 @@ def notify(
     eager
         The minion has just come up, so what it did not answer is asked again.
     """
-    with ledger(opts) as books:
+    # A ready hypervisor may have no record that the sweeper would find without the bell.
+    busy_s = BUSY_S if ready else BELL_S
+    with Ledger(settings.ledger_path(opts), busy_s) as books:
         known = [name for name in (store,) if name and books.get(name)]
         if minion and MINION_ID.fullmatch(minion) and (ready or books.of_minion(minion)):
             known.append(minion)
@@ -174,6 +179,7 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
 
     A deployment that another process is advancing is left to it.
     """
+    pulse.beat(opts, pulse.SWEEPER if sweep else pulse.PUMP)
     with ledger(opts) as books:
         bells = {bell: _answering(opts, master, books, bell) for bell in books.rung()}
         stores = dict.fromkeys(store for named in bells.values() for store in named)

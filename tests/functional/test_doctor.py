@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the doctor says of a configuration, through Salt's real loader and the real ledger."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import socket
+import time
+
+import pytest
+import salt.config
+import salt.utils.yaml
+
+from storelib import __version__, flow
+from storelib.errors import Refused
+from storelib.ledger import SCHEMA_VERSION, Ledger
+from storelib.master import doctor, office, pulse, settings
+from storelib.master.salt_world import SaltWorld
+from storelib.spec import from_pillar
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+SHIPPED = REPO / "master.d"
+STORE = {"image": {"source": "/x.qcow2", "sha256": "5e" * 32}, "master": "salt.example.com"}
+
+
+@pytest.fixture
+def opts(tmp_path):
+    """Options of a master with the shipped configuration, whose event bus listens."""
+    wanted = {
+        "root_dir": str(tmp_path),
+        "conf_file": str(tmp_path / "master"),
+        "user": "root",
+        **{key: str(tmp_path / key) for key in ("pki_dir", "cachedir", "sock_dir")},
+    }
+    for path in sorted(SHIPPED.glob("*.conf")):
+        text = path.read_text().replace("/srv/store-deploy", str(REPO))
+        wanted |= salt.utils.yaml.safe_load(text.replace("/var/lib/salt", str(tmp_path)))
+    opts = salt.config.apply_master_config(wanted)
+    opts["__role"] = "master"
+    opts["grains"] = {}
+    (tmp_path / "sock_dir").mkdir()
+    return opts
+
+
+@pytest.fixture
+def bus(opts):
+    """The socket that a running master has, and what tells when the master was started."""
+    path = pathlib.Path(opts["sock_dir"], "master_event_pub.ipc")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        yield path
+
+
+@pytest.fixture
+def found(opts, bus):
+    """Return what the doctor finds, with how to mend it."""
+
+    def found(hypervisors=False):
+        return {each["fault"]: each["mend"] for each in doctor.faults(opts, hypervisors)}
+
+    return found
+
+
+def at(path, seconds_ago):
+    moment = time.time() - seconds_ago
+    os.utime(path, (moment, moment))
+
+
+def test_the_shipped_configuration_is_healthy(found):
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault", "mend"),
+    [
+        ({"module_dirs": []}, "the engine store_pump is configured, but Salt cannot", "modules"),
+        ({"pillar_dirs": []}, "ext_pillar store_deploy is configured, but Salt", "modules"),
+        ({"file_roots": {}}, "no file root has provisioning_helper/firstboot.sls", "modules"),
+        ({"file_roots": {}}, "no file root has _modules/store_hypervisor.py", "modules"),
+        ({"order_masters": True}, "order_masters is set", "on the master that they call"),
+        ({"reactor": []}, "no reactor for store/*/guest/*", "reactor.conf"),
+        ({"schedule": {"x": {"function": "test.ping"}}}, "no schedule calls", "schedule.conf"),
+        ({"auto_accept": True}, "auto_accept lets every minion in", "auto_accept: False"),
+        ({"autosign_file": None}, "no autosign_file is set", "autosign.conf"),
+    ],
+)
+def test_a_wrong_setting_is_found(opts, found, changes, fault, mend):
+    opts.update(changes)
+    (told,) = [how for what, how in found().items() if what.startswith(fault)]
+    assert mend in told
+
+
+def test_a_file_that_is_in_master_d_and_does_not_count_is_not_to_be_installed(opts, found):
+    opts["engines"] = []
+    (told,) = found().values()
+    assert told.startswith("install master.d/50-store-deploy-engine.conf")
+    there = pathlib.Path(opts["conf_file"]).parent / "master.d"
+    there.mkdir()
+    shutil.copy(SHIPPED / "50-store-deploy-engine.conf", there)
+    (told,) = found().values()
+    assert told.startswith(f"{there}/50-store-deploy-engine.conf is there: look")
+
+
+def test_a_reactor_that_is_named_twice_or_not_on_the_disk_is_found(opts, found):
+    opts["reactor"].append({"store/*/guest/*": ["/elsewhere/reactor/guest.sls"]})
+    assert set(found()) == {
+        "more than one reactor for store/*/guest/*",
+        "the reactor /elsewhere/reactor/guest.sls for store/*/guest/* is not there",
+    }
+
+
+def test_a_reactor_of_the_sites_own_beside_ours_is_no_fault(opts, found, tmp_path):
+    (tmp_path / "own.sls").write_text("")
+    opts["reactor"].append({"store/*/guest/*": [str(tmp_path / "own.sls")]})
+    assert found() == {}
+
+
+# What runs
+
+
+def test_a_master_that_does_not_run_is_found(opts, found, bus):
+    bus.unlink()
+    assert set(found()) == {"salt-master does not run"}
+
+
+SILENT = ("the engine store_pump is configured", "the schedule of deploy.reconcile is configured")
+
+
+def test_pump_and_sweeper_that_never_ran_are_found_once_they_had_the_time(found, bus):
+    at(bus, doctor.SILENT_S - 10)
+    assert found() == {}
+    at(bus, doctor.SILENT_S + 10)
+    told = list(found())
+    assert [each.startswith(what) for each, what in zip(told, SILENT, strict=True)] == [True, True]
+    assert all("but has not run since salt-master started" in each for each in told)
+
+
+def reconcile(opts, sweep):
+    office.reconcile(opts, SaltWorld(opts), sweep)
+
+
+def test_pump_and_sweeper_that_run_are_well_and_that_stopped_are_found(opts, found, bus):
+    at(bus, 3600)
+    reconcile(opts, sweep=True)
+    reconcile(opts, sweep=False)
+    assert found() == {}
+    at(settings.state_dir(opts) / "pump.json", 300)
+    (told,) = found()
+    assert told.startswith("the engine store_pump is configured, but has not run for 300 s")
+    reconcile(opts, sweep=False)
+    assert found() == {}
+
+
+def test_a_sweep_by_hand_does_not_stand_for_the_schedule(opts, found, bus):
+    at(bus, 3600)
+    reconcile(opts, sweep=False)
+    reconcile({**opts, "fun": "deploy.reconcile"}, sweep=True)
+    (told,) = found()
+    assert told.startswith("the schedule of deploy.reconcile is configured, but has not run")
+
+
+def test_a_master_that_runs_older_code_or_was_started_with_other_settings_is_found(
+    opts, found, bus, monkeypatch
+):
+    at(bus, 3600)
+    reconcile(opts, sweep=True)
+    with monkeypatch.context() as older:
+        older.setattr(pulse, "CODE", "older")
+        reconcile({**opts, "autosign_file": "/elsewhere", "reactor": []}, sweep=False)
+    told = found()
+    assert set(told) == {
+        "salt-master runs other code of store-deploy than the one on the disk",
+        "salt-master was started with other settings than its files now have: "
+        "autosign_file, reactor",
+    }
+    assert set(told.values()) == {"systemctl restart salt-master"}
+
+
+def test_what_an_earlier_master_ran_with_is_not_told_of_this_one(opts, found, bus):
+    reconcile({**opts, "reactor": []}, sweep=False)
+    at(settings.state_dir(opts) / "pump.json", 60)
+    at(bus, 30)
+    assert found() == {}
+
+
+def test_no_setting_is_written_down_in_clear(opts):
+    opts["ext_pillar"].append({"mysql": {"password": "canary"}})
+    reconcile(opts, sweep=False)
+    note = settings.state_dir(opts) / "pump.json"
+    assert "canary" not in note.read_text()
+    assert note.stat().st_mode & 0o777 == 0o600
+
+
+# The state folder
+
+
+def spoil(path):
+    """Overwrite a page in the middle, which nothing reads at first."""
+    with Ledger(path) as ledger:
+        for n in range(200):
+            flow.begin(ledger, 1.0, from_pillar({**STORE, "store": f"s{n}"}, "hv"), "hv", "test")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def test_a_damaged_page_of_the_ledger_is_found(opts, found):
+    spoil(settings.ledger_path(opts))
+    (told,) = found()
+    assert told.startswith(f"the ledger {settings.ledger_path(opts)} is damaged: ")
+
+
+def test_a_ledger_of_a_newer_version_is_told_in_one_sentence(opts, found):
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        ledger._db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    (told,) = found(hypervisors=True)
+    assert f"has schema {SCHEMA_VERSION + 1}, this code knows {SCHEMA_VERSION}" in told
+
+
+def test_files_that_others_may_read_are_found(opts, found):
+    settings.root_secret(opts)
+    for name in ("", "ledger.sqlite", "secret"):
+        assert found() == {}
+        path = settings.state_dir(opts) / name
+        mode = path.stat().st_mode
+        path.chmod(0o755)
+        assert found() == {f"{path} can be read by others": f"chmod go= {path}"}
+        path.chmod(mode)
+
+
+def test_a_disk_that_is_nearly_full_is_found(found, monkeypatch):
+    monkeypatch.setattr(doctor, "ROOM_MIB", 2**40)
+    (told,) = found()
+    assert told.endswith("MiB left")
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize(("mode", "ignored"), [(0o600, False), (0o660, True), (0o606, True)])
+def test_an_autosign_file_that_salt_ignores_is_found(opts, found, mode, ignored):
+    path = pathlib.Path(opts["autosign_file"])
+    path.parent.mkdir(mode=0o700)
+    path.touch()
+    path.chmod(mode)
+    assert (f"{path} can be written by others, so Salt ignores it" in found()) is ignored
+
+
+# Hypervisors
+
+
+@pytest.mark.parametrize("wrong", ["hv-*", "a,b", 5, None, ["hv-1", 2], {"hv": 1}])
+def test_what_names_no_hypervisors_is_refused(found, wrong):
+    with pytest.raises(Refused, match="hypervisors is") as refused:
+        found(wrong)
+    assert refused.value.hint == "allowed: True | False | minion ID | list of them"
+
+
+def test_thousands_of_hypervisors_are_looked_at_in_time(opts, found):
+    spec = from_pillar({**STORE, "store": "0815"}, "hv")
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        record = flow.begin(ledger, 1.0, spec, "hv-0", "test")
+        # Not one by one: each would wait for the disk.
+        with ledger._writing() as db:
+            columns = [name for _, name, *_ in db.execute("PRAGMA table_info(deployments)")]
+            for n in range(1, 5000):
+                one = dataclasses.asdict(record) | {"store": f"s{n}", "hypervisor": f"hv-{n}"}
+                row = [json.dumps(one) if name == "record" else one[name] for name in columns]
+                marks = ", ".join("?" * len(row))
+                db.execute(f"INSERT INTO deployments VALUES ({marks})", row)
+    began = time.monotonic()
+    assert list(found(hypervisors=True)) == ["hv-0, hv-1, hv-10 and 4997 more: no accepted key"]
+    assert time.monotonic() - began < 30
+
+
+HEALTHY = {
+    "at": 0.0,
+    "version": __version__,
+    "salt": 3008,
+    "python": "/usr",
+    "virt_module": True,
+    "libvirt": "",
+    "hint": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "fault", "mend"),
+    [
+        ({}, "", ""),
+        ({"at": -60.0}, "its clock is wrong by more than 5 s", "chrony"),
+        ({"at": 60.0}, "its clock is wrong by more than 5 s", "chrony"),
+        ({"at": -4.0}, "", ""),
+        ({"version": "0.0.1"}, "its modules are missing or not those", "saltutil.sync_all"),
+        ({"at": "forged"}, "its modules are missing or not those", "saltutil.sync_all"),
+        ({"virt_module": False}, "Salt's module virt", "/usr/bin/pip install saltext-virt libvirt"),
+        ({"virt_module": False, "salt": 3006}, "Salt's module virt", "pip install libvirt-python"),
+        (
+            {"virt_module": False, "python": "/usr/lib/venv-salt-minion"},
+            "Salt's module virt",
+            "install libvirt-libs there, restart venv-salt-minion",
+        ),
+        ({"libvirt": "libvirt cannot be reached", "hint": "start"}, "libvirt cannot", "start"),
+    ],
+)
+def test_what_a_hypervisor_answers_is_judged(told, fault, mend):
+    told = {**HEALTHY, **told}
+    if isinstance(told["at"], float):
+        told["at"] += time.time()
+    found = list(doctor._health(told, time.time()))
+    assert [(f.startswith(fault), mend in m) for f, m in found] == [(True, True)] * bool(fault)
+
+
+@pytest.mark.parametrize("told", [None, "'store_hypervisor.health' is not available.", [], {}])
+def test_an_answer_that_is_none_of_ours_means_old_modules(told):
+    ((fault, mend),) = doctor._health(told, time.time())
+    assert fault.startswith("its modules are missing")
+    assert "saltutil.sync_all" in mend
+
+
+def test_this_minions_own_answer_is_one_of_a_hypervisor(modules):
+    told = modules["store_hypervisor.health"]()
+    assert {key: type(value) for key, value in told.items()} == doctor.HEALTH

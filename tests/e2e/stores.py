@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -78,7 +80,31 @@ class Stores:
         done = self.run("salt-run", "--out=json", *argv, seconds=seconds)
         return Outcome(done.returncode, json.loads(done.stdout or "{}"), done.stderr)
 
+    # Faults.
+
+    def kill(self, daemon: str) -> None:
+        """End a daemon, with all its processes, as a power cut would."""
+        script = (
+            'pkill --signal KILL --session "$(ps -o sid= -p "$(cat "/run/$1.pid")" | tr -d " ")"'
+        )
+        self.read("bash", "-c", script, "kill", daemon)
+
+    def kill_and_start(self, daemon: str) -> None:
+        self.kill(daemon)
+        self.lab.start(daemon, "-d")
+
     # A store.
+
+    def entered(self, store: str, generation: int, state: str, seconds: float) -> None:
+        """Wait until a deployment of the store is in a state, and has not left it."""
+        database = self.lab.root / "var/lib/salt/store-deploy/ledger.sqlite"
+
+        def there() -> bool:
+            with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as books:
+                query = "SELECT state FROM deployments WHERE store = ? AND generation = ?"
+                return books.execute(query, (store, generation)).fetchone() == (state,)
+
+        until(there, seconds, f"store {store} is {state}", 0.1)
 
     def describe(self, store: str, hypervisor: str = "", **store_server: Any) -> None:
         """Write the pillar of the store's hypervisor, over what all stores of the lab share."""

@@ -1,14 +1,22 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A store's server is replaced by one with a static address."""
+"""
+A store's server is replaced by one with a static address, and then put back.
+
+On its way the replacement suffers what a night can bring: :data:`FAULTS`. That each fault in each
+state ends well is for tests/faults to show; here it is one fault a state, on the real guest.
+"""
 
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 from tests.e2e.stores import GIB, MIB, OLD_SERVER, TAKINGS
+
+from storelib import lifecycle
 
 STATIC = {
     "name": "eth0",
@@ -45,10 +53,34 @@ def first(stores, guest):
     )
 
 
+FAULTS = {
+    "starting": ("the master is killed", lambda stores: stores.kill_and_start("salt-master")),
+    "booting": ("libvirtd is killed", lambda stores: stores.kill_and_start("libvirtd")),
+    "rebooting": (
+        "the guest's power is cut",
+        lambda stores: stores.virsh("reset", "store-0815"),
+    ),
+    "configuring": (
+        "the guest's minion is killed",
+        lambda stores: stores.sh("0815", "systemctl kill --signal=KILL salt-minion", patience=5),
+    ),
+    "restarting": (
+        "the hypervisor's minion is killed",
+        lambda stores: stores.kill_and_start("salt-minion"),
+    ),
+}
+"""What happens as soon as the deployment is in each of these states."""
+
+
 @pytest.fixture(scope="module")
 def replaced(stores, first):
-    """The outcome of the second deployment."""
-    outcome = stores.deploy("0815", "redeploy=True")
+    """The outcome of the second deployment, which suffers all faults."""
+    with ThreadPoolExecutor(1) as pool:
+        deployment = pool.submit(stores.deploy, "0815", "redeploy=True")
+        for state, (_, happens) in FAULTS.items():
+            stores.entered("0815", 2, state, 1500)
+            happens(stores)
+        outcome = deployment.result()
     assert outcome.status == 0, outcome
     return outcome
 
@@ -82,6 +114,13 @@ def test_with_the_flag_the_store_gets_a_new_server(stores, first, replaced, seco
     assert stores.virsh("domuuid", "store-0815").strip() != first.uuid
     for name in ("boot_id", "machine_id", "minion_key", "ssh_host_keys"):
         assert second[name] != first.guest[name], name
+
+
+def test_faults_on_its_way_cost_time_and_nothing_else(stores, replaced):
+    timeline = stores.salt_run("deploy.history", "'0815'").answer
+    states = [row["state"] for row in timeline if row["generation"] == 2]
+    assert states == [*(state.name for state in lifecycle.PATH), "deployed"]
+    assert set(FAULTS) < set(states)
 
 
 def test_the_old_server_is_set_aside_as_a_whole(first, set_aside):
@@ -134,3 +173,25 @@ def test_a_power_cut_later_it_is_the_same_server_at_the_same_address(stores, sec
     now = stores.restarted("0815", "destroy", "start")
     assert now.pop("boot_id") != second["boot_id"]
     assert now == {name: value for name, value in second.items() if name != "boot_id"}
+
+
+@pytest.fixture(scope="module")
+def rolled_back(stores, second):
+    """The outcome of the rollback to the first server."""
+    outcome = stores.salt_run("deploy.rollback", "'0815'", seconds=1500)
+    assert outcome.status == 0, outcome
+    return outcome
+
+
+def test_a_rollback_brings_the_first_server_back_as_it_was(stores, first, rolled_back):
+    assert stores.virsh("domuuid", "store-0815").strip() == first.uuid
+    assert stores.keys("0815") == first.keys
+    now = stores.identity("0815")
+    assert now.pop("boot_id") != first.guest["boot_id"]
+    assert now == {name: value for name, value in first.guest.items() if name != "boot_id"}
+    assert OLD_SERVER in stores.sh("0815", "cat /srv/*", patience=60)
+
+
+def test_what_the_rollback_replaced_is_set_aside(stores, rolled_back):
+    (folder,) = (stores.pool / ".store-deploy/set-aside/store-0815").iterdir()
+    assert folder.name.startswith("g2-")

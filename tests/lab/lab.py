@@ -81,7 +81,8 @@ class Lab:
             self.command(*argv), **{"text": True, "capture_output": True, "check": False, **options}
         )
 
-    def _start(self, *argv: str) -> None:
+    def start(self, *argv: str) -> None:
+        """Start a daemon that goes into the background by itself."""
         # Not to a pipe: a daemon would keep it open.
         with (self.folder / "machine.log").open("a") as log:
             done = self.run(
@@ -122,9 +123,9 @@ class Lab:
         try:
             self._boot(salt, user)
             self._prepare(user, built_image(salt) if image is None else image)
-            self._start("virtlogd", "-d")
-            self._start("libvirtd", "-d")
-            self._start("salt-master", "-d")
+            self.start("virtlogd", "-d")
+            self.start("libvirtd", "-d")
+            self.start("salt-master", "-d")
             self._wait(
                 "libvirt answers", lambda: self._holds("virsh", "version"), 30, "machine.log"
             )
@@ -191,8 +192,8 @@ class Lab:
         (etc / "lab-pillar" / "image.sls").write_text(json.dumps(store))
         # salt-run of 3008 wants the master's proc folder, which only a busy master makes.
         pki, cache = "/etc/salt/pki/master", "/var/cache/salt/master"
-        self._start("mkdir", "-p", f"{pki}/minions", f"{cache}/proc")
-        self._start("chown", "-R", f"{user}:{user}", pki, cache, "/var/lib/salt", "/var/log/salt")
+        self.start("mkdir", "-p", f"{pki}/minions", f"{cache}/proc")
+        self.start("chown", "-R", f"{user}:{user}", pki, cache, "/var/lib/salt", "/var/log/salt")
 
     def minion(self, minion_id: str) -> None:
         """Start a hypervisor minion whose key the master already has, and wait for its answer."""
@@ -222,7 +223,7 @@ class Lab:
             accepted = self.root / "etc/salt/pki/master/minions"
             shutil.copy(pub, accepted / minion_id)
             shutil.chown(accepted / minion_id, accepted.stat().st_uid)
-            self._start("salt-minion", "-d", "-c", f"{home}/etc/salt")
+            self.start("salt-minion", "-d", "-c", f"{home}/etc/salt")
         ping = ["salt", "--timeout=3", "--out=raw", minion_id, "test.ping"]
         pong = str({minion_id: True})
         self._wait(

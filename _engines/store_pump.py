@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 import salt.utils.event
+from salt.exceptions import SaltDeserializationError
 
 from storelib.errors import StoreDeployError
 
@@ -38,12 +39,15 @@ def start(interval=0.25):
     """
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=True) as bus:
         while True:
-            event = bus.get_event(wait=interval, tag="salt/job/", full=True)
             try:
+                event = bus.get_event(wait=interval, tag="salt/job/", full=True)
                 if event and "/ret/" in event["tag"]:
                     minion = event["tag"].rpartition("/")[2]
                     __runners__["deploy.notify"](minion=minion, eager=False)
                 __runners__["deploy.reconcile"](sweep=False)
+            except SaltDeserializationError:
+                # On Salt 3006 a tag with an empty line, from any minion, cannot be read.
+                log.warning("an event on the bus could not be read")
             except StoreDeployError as err:
                 log.error("%s; %s", err.reason, err.hint)
                 time.sleep(MENDING_S)

@@ -16,7 +16,6 @@ class Returned:
     """What a minion returned for a job."""
 
     value: Any
-    retcode: int
 
 
 class World(Protocol):

@@ -101,12 +101,16 @@ class StandIns:
             (disk / folder).mkdir(parents=True)
         (disk / "var/run").symlink_to("/run")
         subprocess.run(["cp", "-a", "--one-file-system", "/etc", disk], check=True)
+        for masters in ("lab-pillar", "pki"):
+            shutil.rmtree(disk / "etc/salt" / masters)
         shutil.copy("/etc/passwd", disk / "etc/passwd")
         shutil.copytree(IMAGE / "etc/salt", disk / "etc/salt", dirs_exist_ok=True)
         shutil.copy(HERE / "systemd-run", disk / "srv/bin")
         seed = disk / "var/lib/cloud/instance"
         extract = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", seed]
         subprocess.run(extract, check=True, capture_output=True)
+        # As cloud-init keeps it.
+        (seed / "user-data").chmod(0o600)
         user_data = json.loads((seed / "user-data").read_text().removeprefix("#cloud-config\n"))
         for file in user_data["write_files"]:
             path = disk / file["path"].lstrip("/")

@@ -305,6 +305,10 @@ class Site:
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.get(store)
 
+    def list(self):
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
+            return books.all()
+
     def history(self, store):
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.history(store)
@@ -403,9 +407,11 @@ class Site:
 
             def listen():
                 while not ended.is_set():
-                    event = bus.get_event(wait=0.2, tag=prefix, full=True)
-                    if event:
-                        heard.append((event["tag"], event["data"]))
+                    # A hostile minion fires what cannot be read.
+                    with contextlib.suppress(salt.exceptions.SaltDeserializationError):
+                        event = bus.get_event(wait=0.2, tag=prefix, full=True)
+                        if event:
+                            heard.append((event["tag"], event["data"]))
 
             listener = threading.Thread(target=listen)
             listener.start()

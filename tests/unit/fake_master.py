@@ -266,7 +266,7 @@ class FakeMaster:
             return
         if function == "saltutil.find_job":
             value = {"jid": arguments["jid"]} if arguments["jid"] in self._running else {}
-            self._returns[jid, minion] = Returned(value, 0)
+            self._returns[jid, minion] = Returned(value)
             return
         self._running[jid] = (minion, function)
         self.later(self.takes_s[function], lambda: self._ended(jid, minion, function, arguments))
@@ -288,8 +288,7 @@ class FakeMaster:
         if self.lost[function]:
             self.lost[function] -= 1
             return
-        retcode = 0 if not isinstance(value, dict) or value.get("ok", True) else 1
-        self._returns[jid, minion] = Returned(value, retcode)
+        self._returns[jid, minion] = Returned(value)
 
     def _value(self, minion, function, arguments):
         module, _, step = function.partition(".")

@@ -47,6 +47,9 @@ MENDS: dict[str, dict[str, Any]] = {
 }
 """What brings a minion the modules, and the secret that its pillar holds."""
 
+MEND_AGAIN = 5
+"""After so many refused reports they are sent once more."""
+
 NO_FUNCTION = "is not available"
 """Salt's words for a module that the minion has not got yet."""
 
@@ -216,11 +219,14 @@ class Turn:
         # One line of history in each state: a flood of them must not bury the rest.
         line = f"refused: {why}" if before["state"] != record.state else None
         evidence = {**record.evidence, "refused": refused}
+        if refused["count"] % MEND_AGAIN == 0:
+            # What was to mend it may never have come there.
+            evidence["mended"] = []
         self.save(line, noted=now, job=None, evidence=evidence)
         return Waiting(f"refused: {why}", SYNC_S)
 
     def _mending(self, minion: str, mend: str) -> Waiting | None:
-        """Send what an honest minion may lack; ``None`` if it was sent in this state already."""
+        """Send what an honest minion may lack; ``None`` if it was sent in this state."""
         record = self.record
         if record.state == "booting" and mend == "saltutil.sync_all":
             # Its first startup state brings them; a second run of that would only slow it down.

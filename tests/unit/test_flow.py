@@ -35,6 +35,7 @@ from fake_master import (
 
 from storelib import __version__, flow, lifecycle, report, seal, spec, views
 from storelib.errors import Fault, LedgerError, Refused
+from storelib.turn import MEND_AGAIN
 
 ACTING = [
     "store_hypervisor.stage",
@@ -734,8 +735,8 @@ def test_a_report_that_may_be_forged_neither_moves_nor_fails_the_deployment(
     refused = record.evidence["refused"]
     assert refused["count"] > 5
     assert caplog.text.count("0815: refused: ") == refused["count"]
-    assert record.evidence["mended"][-1][:1] == [state], "the modules or the pillar once, no more"
-    assert sum(function.startswith("saltutil.") for function in ran(master)) == 1
+    mended = sum(function.startswith("saltutil.") for function in ran(master))
+    assert 1 < mended <= 1 + refused["count"] / MEND_AGAIN, "what it may lack, but not each time"
     failed(master, state, f"{state} was not over after {limit_s} s: ")
 
 

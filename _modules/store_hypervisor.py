@@ -66,7 +66,14 @@ def _reporting(step):
     def reported(spec, generation, nonce="", **arguments):
         fault, facts = None, {}
         try:
-            facts = step(spec, generation, **arguments)
+            try:
+                facts = step(spec, generation, **arguments)
+            except domains.Gone as gone:
+                # Each step can be run again; a restart of libvirt must not cost a deployment.
+                log.warning("%s: %s: %s", spec["store"], step.__name__, gone)
+                if not domains.back(_uri()):
+                    raise
+                facts = step(spec, generation, **arguments)
         except Fault as err:
             fault, facts = err, err.facts
         except OSError as err:

@@ -8,6 +8,7 @@ Where ``virt`` has to misbehave, a stub that the test names stands in for that o
 """
 
 import collections
+import concurrent.futures
 import hashlib
 import http.server
 import inspect
@@ -837,6 +838,39 @@ def test_a_start_that_always_fails_says_what_libvirt_said(done, call, place):
     assert (made["facts"]["attempts"], made["facts"]["state"]) == (3, "shut off")
     hidden.rename(place.disk)
     assert done("start")["attempts"] == 1
+
+
+def test_a_restart_of_libvirt_in_the_midst_of_a_step_costs_nothing(done, spec, libvirtd):
+    done("stage", "define")
+    spec["start"] = {"attempts": 1, "backoff_s": [0], "steady_s": 3}
+
+    def restart():
+        deadline = time.monotonic() + 30
+        with libvirt.open("qemu:///system") as connection:
+            while not connection.lookupByName("store-0815").isActive():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        libvirtd.stop()
+        libvirtd.start()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart)
+        facts = done("start")
+        restarted.result()
+    assert (facts["state"], facts["errors"]) == ("running", [])
+
+
+def test_a_libvirt_that_does_not_come_back_is_told(done, refused, spec, libvirtd, monkeypatch):
+    done("stage", "define", "start")
+    monkeypatch.setattr(domains, "BACK_S", 0)
+    spec["start"] = {"attempts": 1, "backoff_s": [0], "steady_s": 20}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(libvirtd.stop)
+        try:
+            assert refused("start").startswith("libvirt ")
+        finally:
+            stopped.result()
+            libvirtd.start()
 
 
 def test_a_guest_that_stops_at_once_has_not_started(done, stub, modules, connection):

@@ -31,8 +31,15 @@ RUNNING = frozenset({"running", "blocked"})
 SHUTDOWN_S = 60
 """Seconds that a guest has for its shutdown before it is switched off."""
 
+BACK_S = 60
+"""Seconds that a libvirt that went away has to come back before a step fails."""
+
 EJECT_S = 10
 """Seconds for which a drive that does not let go of its medium is asked again."""
+
+
+class Gone(Fault):
+    """libvirt was there and went away: it crashed, or is being restarted."""
 
 
 @contextlib.contextmanager
@@ -60,10 +67,24 @@ def connected(uri: str | None) -> Iterator[Any]:
     try:
         yield connection
     except libvirt.libvirtError as err:
-        raise Fault(f"libvirt refuses: {err.get_error_message()}") from err
+        text = err.get_error_message()
+        if not connection.isAlive():
+            raise Gone(f"libvirt went away: {text}", "see to libvirtd, then retry") from err
+        raise Fault(f"libvirt refuses: {text}") from err
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.close()
+
+
+def back(uri: str | None) -> bool:
+    """Wait for a libvirt that went away; return whether it came back within :data:`BACK_S`."""
+
+    def answers() -> bool:
+        with contextlib.suppress(Fault), connected(uri):
+            return True
+        return False
+
+    return awaited(answers, BACK_S)
 
 
 def pool_path(connection: Any, pool: str) -> Path:

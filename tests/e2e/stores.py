@@ -95,16 +95,17 @@ class Stores:
 
     # A store.
 
-    def entered(self, store: str, generation: int, state: str, seconds: float) -> None:
-        """Wait until a deployment of the store is in a state, and has not left it."""
+    def entered(self, store: str, generation: int, *states: str, seconds: float = 1500) -> None:
+        """Wait until a deployment of the store is in one of the states, and has not left it."""
         database = self.lab.root / "var/lib/salt/store-deploy/ledger.sqlite"
 
         def there() -> bool:
             with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as books:
                 query = "SELECT state FROM deployments WHERE store = ? AND generation = ?"
-                return books.execute(query, (store, generation)).fetchone() == (state,)
+                found = books.execute(query, (store, generation)).fetchone()
+                return found is not None and found[0] in states
 
-        until(there, seconds, f"store {store} is {state}", 0.1)
+        until(there, seconds, f"store {store} is {' or '.join(states)}", 0.1)
 
     def describe(self, store: str, hypervisor: str = "", **store_server: Any) -> None:
         """Write the pillar of the store's hypervisor, over what all stores of the lab share."""

@@ -351,6 +351,11 @@ class Ledger:
         """Return the changes that no event has told yet."""
         return self._changes("WHERE announced = 0 AND store = ? ORDER BY id", store)
 
+    def untold(self) -> list[str]:
+        """Return the stores with a change that no event has told yet."""
+        rows = self._read("SELECT DISTINCT store FROM history WHERE announced = 0 ORDER BY store")
+        return [store for (store,) in rows]
+
     def announced(self, changes: Sequence[Change]) -> None:
         """Note that events have told these changes."""
         with self._writing() as db:

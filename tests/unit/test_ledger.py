@@ -132,6 +132,15 @@ def test_a_change_is_unannounced_until_it_was_announced(ledger):
     assert len(ledger.unannounced("0816")) == 1
 
 
+def test_the_stores_with_something_untold_are_found(ledger):
+    assert ledger.untold() == []
+    ledger.save(record("0815"), "requested")
+    ledger.save(record("0816"), "requested")
+    assert ledger.untold() == ["0815", "0816"]
+    ledger.announced(ledger.unannounced("0815"))
+    assert ledger.untold() == ["0816"]
+
+
 # Doorbells
 
 

@@ -189,6 +189,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             # Answers of which no event told. What only waits for its time is left alone.
             asked = [record for record in books.in_states(lifecycle.ACTIVE) if record.job]
             stores.update(dict.fromkeys(record.store for record in asked))
+            # A master that was killed may have left its last change untold.
+            stores.update(dict.fromkeys(books.untold()))
         states, busy = {}, set()
         for store in stores:
             try:

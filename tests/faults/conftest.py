@@ -36,6 +36,6 @@ def pytest_terminal_summary(terminalreporter):
     if matrix.COLUMNS:
         text = matrix.table(matrix.COLUMNS)
         REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text(text)
+        REPORT.write_text(f"{text}\n{matrix.places(matrix.COLUMNS)}")
         terminalreporter.section("states and faults")
         terminalreporter.write(text)

@@ -81,9 +81,9 @@ class Fault:
         if at.state in self.states and at.state not in self.injected and self.place(at):
             self.inject(at)
 
-    def note(self, at):
-        log.info("%s in %s: %s %s in %s", self.store, at.state, at.point, at.act, at.process)
-        self.injected[at.state] = f"{at.point} {at.act}, {at.process} {at.pid}"
+    def note(self, at, seen=""):
+        self.injected[at.state] = f"{at.point} {at.act}, {at.process.partition('(')[0]}{seen}"
+        log.info("%s in %s: %s", self.store, at.state, self.injected[at.state])
 
     def inject(self, at):
         raise NotImplementedError
@@ -100,16 +100,23 @@ class Fault:
         """Return whether to lose the return of a job."""
         return False
 
-    def job_runs(self, at):
-        """Wait until a job runs on its minion, if it does so long enough to be seen."""
+    def release(self):
+        """Let go what was held back, now that the deployment has ended."""
+
+    def proc(self, at):
+        """Return the file that is there while a job runs on its minion."""
         home = {
             self.minions[0]: pathlib.Path("/srv/minions", self.minions[0]),
             self.minions[1]: self.site.stand_ins.disk(self.minions[1]),
         }[at.minion]
-        proc = home / "var/cache/salt/minion/proc" / at.jid
-        deadline = time.monotonic() + 2
-        while not proc.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        return home / "var/cache/salt/minion/proc" / at.jid
+
+    def job_runs(self, at):
+        """Wait until a job runs, if it does so long enough to be seen; say so."""
+        with contextlib.suppress(AssertionError):
+            until(self.proc(at).exists, 2, "the job runs", every=0.01)
+            return ", which ran"
+        return ", which was not seen to run"
 
 
 QUICK = {"recon_default": 100, "recon_max": 500}
@@ -185,14 +192,15 @@ class Away(Fault):
 
     def inject(self, at):
         with self.lock:
+            seen = ", still away"
             if self.timer is None:
-                if getattr(at, "minion", None) == self.minions[0]:
-                    self.job_runs(at)
+                ours = getattr(at, "minion", None) == self.minions[0]
+                seen = self.job_runs(at) if ours else ""
                 self.go()
             else:
                 # The deployment went on without it: it stays away in this state, too.
                 self.timer.cancel()
-            self.note(at)
+            self.note(at, seen)
             self.timer = threading.Timer(self.seconds, self.back)
             self.timer.start()
 
@@ -241,15 +249,33 @@ class Network(Away):
 
 
 class Libvirtd(Fault):
-    about = "libvirtd is killed at the job, and started"
+    about = "libvirtd is killed while a job is connected to it, and started when that has ended"
+
+    others = 0
+
+    def reached(self, at):
+        if at.point == "before":
+            self.others = connections()
+        super().reached(at)
 
     def inject(self, at):
-        if getattr(at, "minion", None) == self.minions[0]:
-            self.job_runs(at)
-        self.note(at)
+        seen = ""
+        with contextlib.suppress(AssertionError):
+            if getattr(at, "minion", None) == self.minions[0]:
+                until(lambda: connections() > self.others, 2, "the job is connected", every=0.002)
+                seen = ", which was connected"
+        self.note(at, seen)
         self.site.libvirtd.kill()
+        if seen:
+            until(lambda: not self.proc(at).exists(), 30, "the job ends")
         self.site.libvirtd.start()
         self.site.stand_ins.follow()
+
+
+def connections():
+    """Count who is connected to libvirt."""
+    lines = pathlib.Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith("/libvirt-sock") for line in lines)
 
 
 class Guest(Fault):
@@ -257,9 +283,8 @@ class Guest(Fault):
     states = tuple(state for state in STATES if state in lifecycle.WITH_GUEST)
 
     def inject(self, at):
-        if at.minion == self.minions[1]:
-            self.job_runs(at)
-        self.note(at)
+        # In the last state the hypervisor is asked, too, but not first.
+        self.note(at, self.job_runs(at))
         self.site.stand_ins.kill_minion(self.minions[1])
 
 
@@ -275,33 +300,21 @@ class Dropped(Fault):
 
 
 class Bells(Fault):
-    """Bells that do not ring as they should."""
+    """Bells that do not ring as they should: Salt's own, and one more in each state."""
 
-    states = STATES
+    def inject(self, at):
+        self.note(at)
+        for _ in range(self.rings(self.minions[0])):
+            self.ring(self.minions[0])
 
     def ring(self, name):
         office.notify(master_opts(), None, name, ready=False, eager=True)
-
-    def now(self):
-        record = self.site.record(self.store)
-        return record.state if record else ""
-
-    def inject(self, at):
-        # Nothing that takes time happens in this state, so no bell of itself rings.
-        if at.state == "queued":
-            self.note(at)
-            for _ in range(self.rings(self.minions[0])):
-                self.ring(self.minions[0])
-
-    def place(self, at):
-        return super().place(at) and at.state == "queued"
 
 
 class Doubled(Bells):
     about = "every bell rings twice"
 
     def rings(self, name):
-        self.injected.setdefault(self.now(), f"bell of {name}")
         return 2
 
 
@@ -313,32 +326,31 @@ class Delayed(Bells):
         self.held = []
 
     def rings(self, name):
-        self.held.append((self.now(), name))
+        self.held.append((self.site.record(self.store).state, name))
         return 0
 
     def locks(self, at):
-        state, held = self.now(), self.held
-        self.held = [bell for bell in held if bell[0] == state]
-        for past, name in held:
-            if past != state:
-                self.injected.setdefault(past, f"bell of {name}, rung in {state}")
-                self.ring(name)
+        self.release()
         return False
+
+    def release(self):
+        now, held = self.site.record(self.store).state, self.held
+        self.held = [bell for bell in held if bell[0] == now]
+        for state, name in held:
+            if state != now:
+                self.ring(name)
 
 
 class Shuffled(Delayed):
     about = "bells come in any order, with some of before among them"
 
-    def locks(self, at):
+    def release(self):
         held, self.held = self.held, []
         if held:
-            bells = [name for _, name in held] + list(self.minions)
+            bells = [*(name for _, name in held), *self.minions]
             random.Random(len(held)).shuffle(bells)
             for name in bells:
                 self.ring(name)
-            for state, _ in held:
-                self.injected.setdefault(state, f"bells of {', '.join(bells)}")
-        return False
 
 
 class Lost(Fault):
@@ -423,7 +435,7 @@ class Injector(socketserver.ThreadingUnixStreamServer):
 class Phase:
     """Deployments that suffer their faults side by side, and the master that they need."""
 
-    def __init__(self, *stores, sweep_s=3, without=()):
+    def __init__(self, *stores, sweep_s=5, without=()):
         self.stores = stores
         self.sweep_s = sweep_s
         self.without = without
@@ -440,6 +452,7 @@ class Phase:
         with contextlib.suppress(AssertionError):
             until(lambda: all([over(site, fault) for fault in faults.values()]), seconds, "the end")
         for fault in faults.values():
+            fault.release()
             fault.left += leftovers(site, fault)
             fault.passed = {change.previous for change in site.history(fault.store)}
         for fault in faults.values():

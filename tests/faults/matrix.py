@@ -5,16 +5,17 @@
 from injector import FAULTS, STATES, Phase
 
 PHASES = (
-    Phase("before", "between", "after"),
-    Phase("engine", "hypervisor", "guest", "network", "doubled", "delayed", "shuffled", "lost"),
     Phase("libvirtd"),
     Phase(
         "dropped",
         sweep_s=1,
         without=["50-store-deploy-engine.conf", "50-store-deploy-reactor.conf"],
     ),
+    Phase("engine", "hypervisor", "guest", "network"),
+    Phase("doubled", "delayed", "shuffled", "lost"),
+    Phase("before", "between", "after"),
 )
-PHASE_S = 600
+PHASE_S = 420
 """How long the deployments of a phase may take."""
 
 FINAL = {
@@ -54,6 +55,17 @@ def cell(fault, state):
 
 def final(fault, state):
     return FINAL.get((fault.store, state), "\0") in fault.failed[state]
+
+
+def places(columns):
+    """Return as text at which place each fault was injected."""
+    lines = [
+        f"{name} in {state}: {fault.injected[state]}"
+        for name, fault in columns.items()
+        for state in STATES
+        if state in fault.injected
+    ]
+    return "\n".join([*lines, ""])
 
 
 def table(columns):

@@ -43,12 +43,12 @@ OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
 
 
-def until(fact, seconds, what):
+def until(fact, seconds, what, every=0.1):
     """Wait for a fact and return it."""
     deadline = time.monotonic() + seconds
     while not (found := fact()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every)
     return found
 
 
@@ -56,7 +56,8 @@ def processes(argument):
     """Return the process IDs of those that were given an argument."""
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if argument.encode() in path.read_bytes().split(b"\0"):
+            # Salt's processes write a title over their arguments, with blanks between.
+            if argument in path.read_text().replace("\0", " ").split(" "):
                 yield int(path.parent.name)
 
 

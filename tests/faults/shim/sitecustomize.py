@@ -13,7 +13,6 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
-import inspect
 import json
 import multiprocessing
 import os
@@ -124,22 +123,16 @@ def office(module):
 
 
 def master(module):
-    take = module.AESFuncs._return
-
-    def lost(load):
-        place = {"jid": load.get("jid"), "minion": load.get("id")}
-        return tell(point="return", **place).get("lost")
+    # 3008 has the workers call the other one.
+    name = "_sync_return" if hasattr(module.AESFuncs, "_sync_return") else "_return"
+    take = getattr(module.AESFuncs, name)
 
     @functools.wraps(take)
     def told_return(self, load):
-        return None if lost(load) else take(self, load)
+        lost = tell(point="return", jid=load.get("jid"), minion=load.get("id")).get("lost")
+        return None if lost else take(self, load)
 
-    @functools.wraps(take)
-    async def told_return_3008(self, load):
-        return None if lost(load) else await take(self, load)
-
-    is_3008 = inspect.iscoroutinefunction(take)
-    module.AESFuncs._return = told_return_3008 if is_3008 else told_return
+    setattr(module.AESFuncs, name, told_return)
 
 
 PATCHES = {

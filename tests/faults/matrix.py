@@ -19,7 +19,7 @@ PHASE_S = 420
 """How long the deployments of a phase may take."""
 
 FINAL = {
-    ("libvirtd", state): "libvirt cannot be reached"
+    ("libvirtd", state): "libvirt "
     for state in ("awaiting_hypervisor", "staging", "clearing", "defining", "starting", "finishing")
 }
 """Faults that may fail a deployment, with the reason that is told; it is retried then."""

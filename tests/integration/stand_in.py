@@ -8,9 +8,12 @@ the running domain is read from the CD in its drive, and its files are given to 
 namespaces of its own (``stand-in-init``), which lives as long as the domain does.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import threading
 from xml.etree import ElementTree
@@ -32,6 +35,8 @@ class StandIns:
         """Names of domains in which nothing boots."""
         self.impostors = set()
         """Names of domains whose minion makes a key pair of its own."""
+        self.minion = {}
+        """Configuration of their minions, beside that of image and seed."""
         self.processes = {}
         self.connection = None
         libvirt.registerErrorHandler(lambda *_: None, None)
@@ -51,6 +56,14 @@ class StandIns:
         libvirt_qemu.qemuMonitorEventRegister(
             self.connection, None, "POWERDOWN", self._power_button, None
         )
+        # What began or ended while nobody listened.
+        running = {
+            domain.name() for domain in self.connection.listAllDomains() if domain.isActive()
+        }
+        for name in set(self.processes) - running:
+            self.processes.pop(name).kill()
+        for name in running - set(self.processes) - self.absent:
+            self._power_on(name)
 
     def _changed(self, _connection, domain, event, _detail, _opaque):
         if event == libvirt.VIR_DOMAIN_EVENT_STARTED and domain.name() not in self.absent:
@@ -73,6 +86,22 @@ class StandIns:
         self.processes[name] = subprocess.Popen(
             [*unshare, HERE / "stand-in-init", self.disk(name), hostname]
         )
+
+    def kill_minion(self, name):
+        """Kill the guest's minion with its jobs; its system starts it again."""
+        (init,) = (
+            pathlib.Path(
+                f"/proc/{self.processes[name].pid}/task/{self.processes[name].pid}/children"
+            )
+            .read_text()
+            .split()
+        )
+        space = os.readlink(f"/proc/{init}/ns/pid")
+        for path in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                ours = os.readlink(path / "ns/pid") == space
+                if ours and b"/salt-minion" in (path / "cmdline").read_bytes():
+                    os.kill(int(path.name), signal.SIGKILL)
 
     def disk(self, name):
         """Folder of what a guest would have on its disk."""
@@ -105,6 +134,7 @@ class StandIns:
             shutil.rmtree(disk / "etc/salt" / masters)
         shutil.copy("/etc/passwd", disk / "etc/passwd")
         shutil.copytree(IMAGE / "etc/salt", disk / "etc/salt", dirs_exist_ok=True)
+        (disk / "etc/salt/minion.d/80-stand-in.conf").write_text(json.dumps(self.minion))
         shutil.copy(HERE / "systemd-run", disk / "srv/bin")
         seed = disk / "var/lib/cloud/instance"
         extract = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", seed]

@@ -45,13 +45,22 @@ OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
 
 
-def until(fact, seconds, what):
+def until(fact, seconds, what, every=0.1):
     """Wait for a fact and return it."""
     deadline = time.monotonic() + seconds
     while not (found := fact()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(every)
     return found
+
+
+def processes(argument):
+    """Return the process IDs of those that were given an argument."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            # Salt's processes write a title over their arguments, with blanks between.
+            if argument in path.read_text().replace("\0", " ").split(" "):
+                yield int(path.parent.name)
 
 
 def run(*argv, seconds=60):
@@ -66,6 +75,8 @@ def run(*argv, seconds=60):
 class Daemon:
     """A process in the foreground, its output in a file."""
 
+    environment = ENVIRONMENT
+
     def __init__(self, *argv):
         self.argv = argv
         self.process = None
@@ -77,7 +88,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=ENVIRONMENT,
+                env=self.environment,
                 start_new_session=True,
             )
 
@@ -139,8 +150,9 @@ class Master(Daemon):
 class Hypervisor(Daemon):
     """A hypervisor's minion; all of them share this machine's libvirt."""
 
-    def __init__(self, minion_id):
+    def __init__(self, minion_id, **config):
         self.id = minion_id
+        self.config = config
         self.home = pathlib.Path("/srv/minions") / minion_id
         self.modules = self.home / "var/cache/salt/minion/extmods"
         super().__init__("salt-minion", "-c", f"{self.home}/etc/salt")
@@ -153,6 +165,8 @@ class Hypervisor(Daemon):
         (self.home / "etc/salt/minion").write_text(
             f"{config}id: {self.id}\nroot_dir: {self.home}\n"
         )
+        (self.home / "etc/salt/minion.d").mkdir(exist_ok=True)
+        (self.home / "etc/salt/minion.d/90-site.conf").write_text(json.dumps(self.config))
         pem, pub = pki / "minion.pem", pki / "minion.pub"
         run("openssl", "genrsa", "-traditional", "-out", pem, "2048")
         pem.chmod(0o400)
@@ -180,6 +194,13 @@ class Hypervisor(Daemon):
             with (self.home / "etc/salt/minion").open("a") as config:
                 config.write("virt: {connection: {uri: 'test:///default'}}\n")
         self.start()
+
+    def kill(self):
+        """End it with its jobs, which have process groups of their own."""
+        for pid in processes(self.argv[-1]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
 
 
 class Libvirtd(Daemon):
@@ -255,11 +276,14 @@ class Site:
 
     # Hypervisors.
 
-    def start_hypervisors(self, *minion_ids):
-        """Start those of the hypervisors' minions that do not run yet."""
-        new = [name for name in minion_ids if name not in self.hypervisors]
-        for name in new:
-            minion = Hypervisor(name)
+    def start_hypervisors(self, *minions):
+        """Start those of the hypervisors' minions that do not run yet: minion IDs, or more."""
+        minions = [Hypervisor(each) if isinstance(each, str) else each for each in minions]
+        new = [minion.id for minion in minions if minion.id not in self.hypervisors]
+        for minion in minions:
+            name = minion.id
+            if name not in new:
+                continue
             minion.enrol()
             # That it is given its modules is seen with the first one; the others save the time.
             for synced in list(self.hypervisors.values())[:1]:

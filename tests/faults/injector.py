@@ -1,0 +1,544 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The faults, each suffered by a deployment of its own once in every state, and who injects them.
+
+The master's processes tell at which place of a deployment they are (shim/sitecustomize.py) and wait
+there for the answer, with the lock of the store held: a fault that is injected meanwhile happens
+in that state and in no other.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socketserver
+import subprocess
+import threading
+import time
+import traceback
+import types
+
+import salt.config
+import store_site
+from store_site import until
+
+from storelib import lifecycle
+from storelib.master import office
+
+log = logging.getLogger(__name__)
+SOCKET = pathlib.Path("/srv/faults.sock")
+STATES = tuple(state.name for state in lifecycle.PATH)
+
+ACTS = {
+    "clearing": "purge_key",
+    "starting": "store_hypervisor.start",
+    "booting": "disarm",
+    "restarting": "provisioning_helper.reboot",
+    "finishing": "store_hypervisor.finish",
+}
+"""What the master is killed at, where the state's first act is not the one that counts."""
+
+
+class Fault:
+    """A fault, and what became of the deployment that suffers it; the store is named after it."""
+
+    states = STATES
+    about = ""
+
+    def __init__(self, site, store):
+        self.site = site
+        self.store = store
+        self.minions = (f"hv-{store}", f"store-{store}")
+        self.injected = {}
+        """What was going on when it was injected, by state."""
+        self.failed = {}
+        """Why the deployment failed, by state; it was retried then."""
+        self.passed = set()
+        """The states that were left."""
+        self.left = []
+        """What was found in the end that should not be."""
+        self.seconds_taken = 0
+
+    def prepare(self):
+        """Make ready what the fault takes, before the deployment begins."""
+
+    def minion(self):
+        """Return the hypervisor's minion."""
+        return store_site.Hypervisor(self.minions[0], **QUICK)
+
+    def place(self, at):
+        """Say whether a place is the one to inject the fault at: by default a job is just sent."""
+        if at.state == "queued":
+            return at.point == "before"
+        return at.point == "between" and hasattr(at, "jid")
+
+    def reached(self, at):
+        """A process of the master is at a place of the deployment, and waits."""
+        # Salt's own are asked for beside the job that counts.
+        counts = at.state in self.states and not at.act.startswith("saltutil.")
+        if counts and at.state not in self.injected and self.place(at):
+            self.inject(at)
+
+    def note(self, at, seen=""):
+        self.injected[at.state] = f"{at.point} {at.act}, {at.process.partition('(')[0]}{seen}"
+        log.info("%s in %s: %s", self.store, at.state, self.injected[at.state])
+
+    def inject(self, at):
+        raise NotImplementedError
+
+    def locks(self, at):
+        """Return whether to tell the process that another one is at work on the store."""
+        return False
+
+    def rings(self, name):
+        """Return how often to ring, for one bell of the store."""
+        return 1
+
+    def loses(self, at):
+        """Return whether to lose the return of a job."""
+        return False
+
+    def release(self):
+        """Let go what was held back, now that the deployment has ended."""
+
+    def proc(self, at):
+        """Return the file that is there while a job runs on its minion."""
+        home = {
+            self.minions[0]: pathlib.Path("/srv/minions", self.minions[0]),
+            self.minions[1]: self.site.stand_ins.disk(self.minions[1]),
+        }[at.minion]
+        return home / "var/cache/salt/minion/proc" / at.jid
+
+    def job_runs(self, at):
+        """Wait until a job runs, if it does so long enough to be seen; say so."""
+        with contextlib.suppress(AssertionError):
+            until(self.proc(at).exists, 2, "the job runs", every=0.01)
+            return ", which ran"
+        return ", which was not seen to run"
+
+
+QUICK = {"recon_default": 100, "recon_max": 500}
+"""Or a minion may take 11 seconds to come back to a master that was started again."""
+
+
+class MasterKilled(Fault):
+    """The master is killed with all its processes, and started again."""
+
+    point = ""
+    one_at_a_time = threading.Lock()
+
+    def prepare(self):
+        # So that there is a key to purge.
+        keys = store_site.PKI / "minions"
+        shutil.copy(keys / self.minions[0], keys / self.minions[1])
+
+    def place(self, at):
+        if self.point == "after":
+            return (at.point, at.act) == ("after", "record")
+        return (at.point, at.act) == (self.point, ACTS.get(at.state, at.act))
+
+    def inject(self, at):
+        # Another deployment may have had the master killed while this process waited.
+        with self.one_at_a_time:
+            if pathlib.Path(f"/proc/{at.pid}").exists():
+                self.note(at)
+                self.site.master.kill()
+                self.site.master.start(**self.site.configuration)
+
+
+class Before(MasterKilled):
+    about = "the master is killed before the act"
+    point = "before"
+
+
+class Between(MasterKilled):
+    about = "the master is killed between the act and the record"
+    point = "between"
+
+
+class After(MasterKilled):
+    about = "the master is killed after the record"
+    point = "after"
+
+
+class Engine(Fault):
+    about = "the engine's process is killed; Salt starts it again"
+
+    def locks(self, at):
+        # The sweeper would pass the states while there is no engine.
+        return not at.process.startswith("Engine")
+
+    def inject(self, at):
+        self.note(at)
+        os.kill(at.pid, signal.SIGKILL)
+
+
+class Away(Fault):
+    """Something is gone for a while: longer than a job of a stand-in takes."""
+
+    seconds = 4.0
+
+    def __init__(self, site, store):
+        super().__init__(site, store)
+        self.lock = threading.Lock()
+        self.timer = None
+
+    def go(self):
+        raise NotImplementedError
+
+    def come_back(self):
+        raise NotImplementedError
+
+    def inject(self, at):
+        with self.lock:
+            seen = ", still away"
+            if self.timer is None:
+                ours = getattr(at, "minion", None) == self.minions[0]
+                seen = self.job_runs(at) if ours else ""
+                self.go()
+            else:
+                # The deployment went on without it: it stays away in this state, too.
+                self.timer.cancel()
+            self.note(at, seen)
+            self.timer = threading.Timer(self.seconds, self.back)
+            self.timer.start()
+
+    def back(self):
+        with self.lock:
+            if threading.current_thread() is self.timer:
+                self.come_back()
+                self.timer = None
+
+
+class Hypervisor(Away):
+    about = "the hypervisor's minion is killed at its job, and started again after 4 s"
+
+    def go(self):
+        self.site.hypervisors[self.minions[0]].kill()
+
+    def come_back(self):
+        self.site.hypervisors[self.minions[0]].start()
+
+
+class Network(Away):
+    about = "the hypervisor's cable is pulled for 6 s, longer than a job takes"
+    seconds = 6.0
+
+    def minion(self):
+        """Make it a network of its own, whose other end the master has."""
+        for words in (
+            f"netns add {self.store}",
+            f"link add {self.store} type veth peer name eth0 netns {self.store}",
+            f"addr add 10.99.0.1/24 dev {self.store}",
+            f"link set {self.store} up",
+            f"-n {self.store} addr add 10.99.0.2/24 dev eth0",
+            f"-n {self.store} link set lo up",
+            f"-n {self.store} link set eth0 up",
+        ):
+            store_site.run("ip", *words.split())
+        minion = store_site.Hypervisor(self.minions[0], master="10.99.0.1", **QUICK)
+        minion.argv = ("ip", "netns", "exec", self.store, *minion.argv)
+        return minion
+
+    def go(self):
+        store_site.run("ip", "-n", self.store, "link", "set", "eth0", "down")
+
+    def come_back(self):
+        store_site.run("ip", "-n", self.store, "link", "set", "eth0", "up")
+
+
+class Libvirtd(Fault):
+    about = "libvirtd is killed while a job is connected to it, and started again by its system"
+
+    others = 0
+
+    def reached(self, at):
+        if at.point == "before":
+            self.others = connections()
+        super().reached(at)
+
+    def inject(self, at):
+        seen = ""
+        with contextlib.suppress(AssertionError):
+            if getattr(at, "minion", None) == self.minions[0]:
+                until(lambda: connections() > self.others, 2, "the job is connected", every=0.002)
+                seen = ", which was connected"
+        self.note(at, seen)
+        self.site.libvirtd.kill()
+        self.site.libvirtd.start()
+        self.site.stand_ins.follow()
+
+
+def connections():
+    """Count who is connected to libvirt."""
+    lines = pathlib.Path("/proc/net/unix").read_text().splitlines()
+    return sum(line.endswith("/libvirt-sock") for line in lines)
+
+
+class Guest(Fault):
+    about = "the guest's minion is killed at its job, and started again by its system"
+    states = tuple(state for state in STATES if state in lifecycle.WITH_GUEST)
+
+    def inject(self, at):
+        # In the last state the hypervisor is asked, too, but not first.
+        self.note(at, self.job_runs(at))
+        self.site.stand_ins.kill_minion(self.minions[1])
+
+
+class Dropped(Fault):
+    about = "every event is dropped: no engine, no reactor, the schedule alone"
+
+    def inject(self, at):
+        self.note(at)
+
+    def rings(self, name):
+        self.left.append(f"a bell rang: {name}")
+        return 1
+
+
+class Bells(Fault):
+    """Bells that do not ring as they should: Salt's own, and one more in each state."""
+
+    def inject(self, at):
+        self.note(at)
+        for _ in range(self.rings(self.minions[0])):
+            self.ring(self.minions[0])
+
+    def ring(self, name):
+        office.notify(master_opts(), None, name, ready=False, eager=True)
+
+
+class Doubled(Bells):
+    about = "every bell rings twice"
+
+    def rings(self, name):
+        return 2
+
+
+class Delayed(Bells):
+    about = "every bell is delayed past its state"
+
+    def __init__(self, site, store):
+        super().__init__(site, store)
+        self.held = []
+
+    def rings(self, name):
+        record = self.site.record(self.store)
+        if record is None:
+            return 1
+        self.held.append((record.state, name))
+        return 0
+
+    def locks(self, at):
+        self.release()
+        return False
+
+    def release(self):
+        now, held = self.site.record(self.store).state, self.held
+        self.held = [bell for bell in held if bell[0] == now]
+        for state, name in held:
+            if state != now:
+                self.ring(name)
+
+
+class Shuffled(Delayed):
+    about = "bells come in any order, with some of before among them"
+
+    def release(self):
+        held, self.held = self.held, []
+        if held:
+            bells = [*(name for _, name in held), *self.minions]
+            random.Random(len(held)).shuffle(bells)
+            for name in bells:
+                self.ring(name)
+
+
+class Lost(Fault):
+    about = "a job is done, and its return never arrives"
+    states = tuple(state for state in STATES if state != "queued")
+
+    def __init__(self, site, store):
+        super().__init__(site, store)
+        self.once = set()
+
+    def place(self, at):
+        return False
+
+    def loses(self, at):
+        record = self.site.record(self.store)
+        job = record.job if record else None
+        if job is None or at.jid != job.jid or (record.state, job.function) in self.once:
+            return False
+        self.once.add((record.state, job.function))
+        self.injected.setdefault(record.state, f"return of {job.function} from {at.minion}")
+        return True
+
+
+FAULTS = {
+    kind.__name__.lower(): kind
+    for kind in (
+        *(Before, Between, After, Engine, Hypervisor, Libvirtd, Guest, Network),
+        *(Dropped, Doubled, Delayed, Shuffled, Lost),
+    )
+}
+
+
+def master_opts():
+    return salt.config.master_config("/etc/salt/master")
+
+
+class Answers(socketserver.StreamRequestHandler):
+    """Answers one process of the master that is at some place."""
+
+    def handle(self):
+        at = types.SimpleNamespace(**json.loads(self.rfile.readline()))
+        answer = self.server.answer(at)
+        # Who asked may have been killed by the answer.
+        with contextlib.suppress(OSError):
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+
+class Injector(socketserver.ThreadingUnixStreamServer):
+    """Listens to the master's processes on behalf of the faults that are under way."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        SOCKET.unlink(missing_ok=True)
+        super().__init__(str(SOCKET), Answers)
+        self.faults = {}
+        self.broken = []
+        """Faults of the harness itself."""
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        self.broken.append(traceback.format_exc())
+
+    def of_minion(self, minion):
+        return next((each for each in self.faults.values() if minion in each.minions), None)
+
+    def answer(self, at):
+        if at.point == "return":
+            fault = self.of_minion(at.minion)
+            return {"lost": bool(fault and fault.loses(at))}
+        if at.point == "bell":
+            store, minion = at.bells
+            fault = self.faults.get(store) or self.of_minion(minion)
+            return {"times": fault.rings(minion or store) if fault else 1}
+        fault = self.faults.get(getattr(at, "store", None))
+        if fault and at.point == "lock":
+            return {"busy": fault.locks(at)}
+        if fault:
+            fault.reached(at)
+        return {}
+
+
+class Phase:
+    """Deployments that suffer their faults side by side, and the master that they need."""
+
+    def __init__(self, *stores, sweep_s=5, without=()):
+        self.stores = stores
+        self.sweep_s = sweep_s
+        self.without = without
+
+    def run(self, site, injector, seconds):
+        self.configure(site)
+        faults = injector.faults = {store: FAULTS[store](site, store) for store in self.stores}
+        for store in faults:
+            site.describe(f"hv-{store}", store)
+        site.start_hypervisors(*(fault.minion() for fault in faults.values()))
+        for fault in faults.values():
+            fault.prepare()
+            office.request(master_opts(), fault.store, None, False)
+        with contextlib.suppress(AssertionError):
+            until(lambda: all([over(site, fault) for fault in faults.values()]), seconds, "the end")
+        for fault in faults.values():
+            fault.release()
+            fault.left += leftovers(site, fault)
+            fault.passed = {change.previous for change in site.history(fault.store)}
+        for fault in faults.values():
+            self.remove(site, fault)
+        injector.faults = {}
+        return faults
+
+    def configure(self, site):
+        schedule = {"function": "deploy.reconcile", "seconds": self.sweep_s, "maxrunning": 1}
+        site.configuration = {
+            "without": ["50-store-deploy-schedule.conf", *self.without],
+            "schedule": {"store-deploy-sweep": schedule},
+            # The master has an end of the cable, too.
+            "interface": "0.0.0.0",
+        }
+        site.master.kill()
+        site.master.start(**site.configuration)
+
+    @staticmethod
+    def remove(site, fault):
+        """Leave nothing running that would take time from the next."""
+        hypervisor, guest = fault.minions
+        subprocess.run(["virsh", "destroy", guest], capture_output=True, check=False)
+        subprocess.run(["virsh", "undefine", guest], capture_output=True, check=False)
+        site.hypervisors.pop(hypervisor).kill()
+
+
+def over(site, fault):
+    """Say whether the deployment has come to its end; one that failed is retried."""
+    record = site.record(fault.store)
+    if record.state == "failed" and record.failed_in not in fault.failed:
+        fault.failed[record.failed_in] = record.reason
+        office.change(master_opts(), fault.store, office.flow.retry)
+        return False
+    if not record.active and not fault.seconds_taken:
+        fault.seconds_taken = time.time() - record.began
+    return not record.active
+
+
+def leftovers(site, fault):
+    """Return what is wrong with the end, seen from outside as far as it can be."""
+    guest = fault.minions[1]
+    record, history = site.record(fault.store), site.history(fault.store)
+    wrong = []
+    if record.state != "deployed":
+        wrong.append(f"it is {record.state}: {record.reason}")
+    previous = ""
+    for change in history:
+        legal = (change.previous, change.state) in lifecycle.TRANSITIONS or not change.previous
+        if change.previous != previous or not legal:
+            wrong.append(f"{change.previous} became {change.state} after {previous}")
+        previous = change.state
+    if record.job:
+        wrong.append(f"its record waits for {record.job.function}")
+    with office.ledger(master_opts()) as books:
+        with contextlib.suppress(AssertionError):
+            until(lambda: not books.unannounced(fault.store), 10, "all is told")
+        wrong += [f"{change.state} was never told" for change in books.unannounced(fault.store)]
+    domains = store_site.run("virsh", "list", "--all", "--name").split()
+    if domains.count(guest) != 1:
+        wrong.append(f"domains: {domains}")
+    elif store_site.run("virsh", "domstate", guest).strip() != "running":
+        wrong.append("its domain is off")
+    else:
+        own = site.stand_ins.disk(guest) / "etc/salt/pki/minion/minion.pub"
+        if site.keys(guest) != {"minions": own.read_text().strip()}:
+            wrong.append(f"keys: {site.keys(guest)}")
+        if "seed" in store_site.run("virsh", "dumpxml", guest):
+            wrong.append("its seed is in the drive")
+        booted = len(record.evidence.get("boot_ids", ()))
+        if booted != 3:
+            wrong.append(f"the guest booted {booted} times")
+    if site.armed(guest):
+        wrong.append("an autosign entry")
+    wrong += [str(path) for path in store_site.POOL.rglob(f"{guest}*seed*")]
+    for minion in fault.minions:
+        running = site.ask(minion, "saltutil.running") or []
+        wrong += [
+            f"{minion} runs {job['fun']}"
+            for job in running
+            if job["fun"].partition(".")[0] in ("store_hypervisor", "provisioning_helper")
+        ]
+    return wrong

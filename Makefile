@@ -13,7 +13,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test quick lint types descriptions unit functional integration faults e2e bench image diagram lab-up \
+.PHONY: help demo test quick lint types descriptions unit functional integration matrix faults e2e bench image diagram lab-up \
 	lab-down clean packages
 
 help:  ## list the targets
@@ -30,7 +30,7 @@ test: packages  ## all tests, on both Salt lines; the real guest on 3008
 
 # Side by side, each on machines of its own: one line alone leaves a core idle.
 line-%: packages
-	@$(MAKE) --jobs=1 SALT=$* unit functional integration faults 2>&1 | sed --unbuffered 's/^/$*: /'
+	@$(MAKE) --jobs=1 SALT=$* unit functional integration matrix 2>&1 | sed --unbuffered 's/^/$*: /'
 
 quick: lint types descriptions unit functional  ## the tests that take no running master and no guest
 
@@ -54,8 +54,11 @@ functional: packages  ## modules, states and runners in Salt's loader, with a re
 integration: packages  ## a real master and minions with the shipped configuration
 	@$(call on_machine,pytest tests/integration)
 
-faults: packages  ## every fault in every state of a deployment, as a table
+matrix: packages  ## every fault in every state of a deployment, as a table
 	@$(call on_machine,pytest tests/faults)
+
+faults: matrix  ## the matrix, then rounds of faults on a real guest (half an hour)
+	@$(call venv,$(SALT))/bin/pytest tests/night
 
 e2e: packages  ## whole deployments into a real guest, checked from outside
 	@$(call venv,$(SALT))/bin/pytest tests/e2e

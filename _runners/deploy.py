@@ -45,6 +45,7 @@ def _verb(function):
     def verb(*args, **kwargs):
         __context__["retcode"] = 0
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("__")}
+        parameters = inspect.signature(function).parameters
         try:
             try:
                 bound = inspect.signature(function).bind(*args, **kwargs)
@@ -52,7 +53,8 @@ def _verb(function):
                 name = function.__name__.rstrip("_")
                 usage = f"salt-run deploy.{name}{inspect.signature(function)}"
                 raise Refused(f"deploy.{name}: {err}", f"usage: {usage}") from err
-            if bound.arguments.get("store") is not None:
+            optional = "store" in parameters and parameters["store"].default is None
+            if "store" in bound.arguments and not (optional and bound.arguments["store"] is None):
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )

@@ -38,6 +38,8 @@ class StandIns:
         self.minion = {}
         """Configuration of their minions, beside that of image and seed."""
         self.processes = {}
+        self.inodes = {}
+        """Inode numbers of the system disks whose files are in the domains' folders."""
         self.connection = None
         libvirt.registerErrorHandler(lambda *_: None, None)
         libvirt.virEventRegisterDefaultImpl()
@@ -108,13 +110,17 @@ class StandIns:
         return HOME / name
 
     def _put_in(self, name):
-        """Take the folder that belongs to the system disk of the domain, whatever its path was."""
+        """Take the folder that belongs to the system disk of the domain, wherever that was."""
         described = ElementTree.fromstring(self.connection.lookupByName(name).XMLDesc())
         disk = described.find("devices/disk[@device='disk']/source").get("file")
-        folder = HOME / f"disk-{pathlib.Path(disk).stat().st_ino}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.disk(name).unlink(missing_ok=True)
-        self.disk(name).symlink_to(folder.name)
+        inode = pathlib.Path(disk).stat().st_ino
+        present = self.inodes.get(name)
+        if present not in (None, inode):
+            self.disk(name).rename(HOME / f"disk-{present}")
+        if (HOME / f"disk-{inode}").exists():
+            (HOME / f"disk-{inode}").rename(self.disk(name))
+        self.disk(name).mkdir(parents=True, exist_ok=True)
+        self.inodes[name] = inode
 
     def _inserted_cd(self, name):
         domain = self.connection.lookupByName(name)
@@ -124,7 +130,7 @@ class StandIns:
 
     def _first_boot(self, name, iso):
         """Do with the seed what cloud-init does; on the disk is what the image has."""
-        disk = self.disk(name).resolve()
+        disk = self.disk(name)
         shutil.rmtree(disk)
         for folder in ("srv/bin", "var/cache", "var/lib/cloud/instance", "var/log", "var/tmp"):
             (disk / folder).mkdir(parents=True)

@@ -103,7 +103,7 @@ def test_another_key_under_its_name_gets_no_data(first, site):
     "words",
     [
         *(f"{verb} 0815" for verb in ("status", "history", "explain", "plan", "advance")),
-        *("list", "doctor", "reconcile", "notify store=0815"),
+        *("list", "doctor hypervisors=False", "reconcile", "notify store=0815"),
     ],
 )
 def test_a_verb_prints_json(first, site, words):

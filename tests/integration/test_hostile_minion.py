@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A minion that the master has accepted, and that speaks in the name of others."""
 
-import dataclasses
 import contextlib
+import dataclasses
 import os
 import pathlib
 import time

@@ -52,15 +52,16 @@ def turn(module):
 def ledger(module):
     save, writing = module.Ledger.save, module.Ledger._writing
 
-    def told_save(self, record, change=None, max_active=None):
+    @functools.wraps(save)
+    def told_save(self, record, change=None, **how):
         place = getattr(here, "place", {})
         moves = bool(change is not None and place) and place["store"] == record.store
         if not moves or place["state"] == record.state:
-            return save(self, record, change, max_active)
+            return save(self, record, change, **how)
         tell(point="before", act="record", **place)
         here.uncommitted = place
         try:
-            saved = save(self, record, change, max_active)
+            saved = save(self, record, change, **how)
         finally:
             here.uncommitted = None
         tell(point="after", act="record", **place)

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FACTS_PATIENCE_S = 5
+"""How long facts wait for libvirt; without it they tell what else they know."""
+
 MARKER = Path("/var/lib/store-deploy/highstate.json")
 """Left by the end of the hypervisor's highstate: boot ID, time, result."""
 
@@ -71,8 +74,6 @@ def _reporting(step):
             except domains.Gone as gone:
                 # Each step can be run again; a restart of libvirt must not cost a deployment.
                 log.warning("%s: %s: %s", spec["store"], step.__name__, gone)
-                if not domains.back(_uri()):
-                    raise
                 facts = step(spec, generation, **arguments)
         except Fault as err:
             fault, facts = err, err.facts
@@ -200,7 +201,7 @@ def facts(spec, generation, nonce=""):
         "pool_error": "",
     }
     try:
-        with domains.connected(_uri()) as connection:
+        with domains.connected(_uri(), FACTS_PATIENCE_S) as connection:
             usable = domains.virt_types(connection, spec["os_type"])
             found |= {
                 "libvirt": {
@@ -845,7 +846,7 @@ def health():
         "hint": "",
     }
     try:
-        with domains.connected(_uri()):
+        with domains.connected(_uri(), 0):
             pass
     except Fault as fault:
         found |= {"libvirt": str(fault), "hint": fault.hint}

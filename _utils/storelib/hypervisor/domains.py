@@ -32,7 +32,7 @@ SHUTDOWN_S = 60
 """Seconds that a guest has for its shutdown before it is switched off."""
 
 BACK_S = 60
-"""Seconds that a libvirt that went away has to come back before a step fails."""
+"""Seconds that a libvirt which does not answer has to come back before a step fails."""
 
 EJECT_S = 10
 """Seconds for which a drive that does not let go of its medium is asked again."""
@@ -43,12 +43,14 @@ class Gone(Fault):
 
 
 @contextlib.contextmanager
-def connected(uri: str | None) -> Iterator[Any]:
+def connected(uri: str | None, patience_s: float | None = None) -> Iterator[Any]:
     """
     Connect to libvirt; whatever libvirt refuses meanwhile becomes a :class:`Fault`.
 
     uri
         Connection URI; ``None`` means libvirt's own default.
+    patience_s
+        How long a libvirt that is being restarted is waited for; default: :data:`BACK_S`.
     """
     try:
         libvirt = importlib.import_module("libvirt")
@@ -58,12 +60,16 @@ def connected(uri: str | None) -> Iterator[Any]:
         ) from None
     # Without a handler libvirt prints each error to stderr.
     libvirt.registerErrorHandler(lambda *_: None, None)
-    try:
-        connection = libvirt.open(uri)
-    except libvirt.libvirtError as err:
-        raise Fault(
-            f"libvirt cannot be reached: {err.get_error_message()}", "start libvirtd"
-        ) from None
+    until = time.monotonic() + (BACK_S if patience_s is None else patience_s)
+    while True:
+        try:
+            connection = libvirt.open(uri)
+            break
+        except libvirt.libvirtError as err:
+            if time.monotonic() >= until:
+                text = err.get_error_message()
+                raise Fault(f"libvirt cannot be reached: {text}", "start libvirtd") from None
+        time.sleep(0.25)
     try:
         yield connection
     except libvirt.libvirtError as err:
@@ -74,17 +80,6 @@ def connected(uri: str | None) -> Iterator[Any]:
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.close()
-
-
-def back(uri: str | None) -> bool:
-    """Wait for a libvirt that went away; return whether it came back within :data:`BACK_S`."""
-
-    def answers() -> bool:
-        with contextlib.suppress(Fault), connected(uri):
-            return True
-        return False
-
-    return awaited(answers, BACK_S)
 
 
 def pool_path(connection: Any, pool: str) -> Path:

@@ -15,7 +15,7 @@ PHASES = (
     Phase("doubled", "delayed", "shuffled", "lost"),
     Phase("before", "between", "after"),
 )
-PHASE_S = 420
+PHASE_S = 900
 """How long the deployments of a phase may take."""
 
 COLUMNS = {}

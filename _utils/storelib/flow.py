@@ -87,25 +87,9 @@ def begin(
             f"store {spec.store} is deployed",
             f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
         )
-    plain = spec.as_dict()
     check_minion_id(ledger, spec.store, spec.minion_id)
-    state = lifecycle.FIRST
-    record = Record(
-        store=spec.store,
-        generation=old.generation + 1 if old else 1,
-        state=state,
-        since=now,
-        deadline=now + lifecycle.limit_s(state, plain["timeouts"]),
-        hypervisor=hypervisor,
-        minion_id=spec.minion_id,
-        spec=plain,
-        began=now,
-        requested_by=requested_by,
-        redeploy=redeploy,
-        due=now,
-        revision=old.revision if old else 0,
-        **_kept(old, hypervisor),
-    )
+    plain = spec.as_dict()
+    record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
     try:
         return ledger.save(record, change=why or f"requested by {requested_by}")
     except Conflict as err:
@@ -115,16 +99,41 @@ def begin(
         ) from err
 
 
-def _kept(old: Record | None, hypervisor: str) -> dict[str, Any]:
-    """Return what the record of a new deployment takes over from the one before."""
+def _new(
+    old: Record | None,
+    now: float,
+    state: str,
+    spec: dict[str, Any],
+    hypervisor: str,
+    requested_by: str,
+    redeploy: bool,
+) -> Record:
+    """Return the record of a new deployment, with what it takes over from the one before."""
+    record = Record(
+        store=spec["store"],
+        generation=1,
+        state=state,
+        since=now,
+        deadline=now + lifecycle.limit_s(state, spec["timeouts"]),
+        hypervisor=hypervisor,
+        minion_id=spec["minion_id"],
+        spec=spec,
+        began=now,
+        requested_by=requested_by,
+        redeploy=redeploy,
+        due=now,
+    )
     if old is None:
-        return {}
-    return {
-        "others": _others(old, hypervisor),
-        "asides": old.asides,
+        return record
+    return dataclasses.replace(
+        record,
+        generation=old.generation + 1,
+        revision=old.revision,
+        others=_others(old, hypervisor),
+        asides=old.asides,
         # The old server is the store's until it is set aside.
-        "evidence": {"serving_key": old.key_of(old.minion_id)},
-    }
+        evidence={"serving_key": old.key_of(old.minion_id)},
+    )
 
 
 def _others(old: Record, hypervisor: str) -> dict[str, str]:
@@ -163,38 +172,15 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
             f"{'; '.join(elsewhere)}",
             "put it back there by hand, as the README's operations chapter says, or deploy anew",
         )
-    state = "queued"
-    kept = _kept(record, record.hypervisor)
+    new = _new(record, now, "queued", record.spec, record.hypervisor, "operator", redeploy=True)
+    found = ("hypervisor", "hypervisor_key")
     evidence = {
-        **kept["evidence"],
-        **{
-            key: record.evidence[key]
-            for key in ("hypervisor", "hypervisor_key")
-            if key in record.evidence
-        },
+        **new.evidence,
+        **{key: record.evidence[key] for key in found if key in record.evidence},
         "replaces": present,
     }
     return ledger.save(
-        dataclasses.replace(
-            Record(
-                store=store,
-                generation=record.generation + 1,
-                state=state,
-                since=now,
-                deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
-                hypervisor=record.hypervisor,
-                minion_id=record.minion_id,
-                spec=record.spec,
-                began=now,
-                requested_by="operator",
-                redeploy=True,
-                resumes=rolling_back,
-                due=now,
-                revision=record.revision,
-            ),
-            **{**kept, "evidence": evidence},
-        ),
-        change="deploy.rollback",
+        dataclasses.replace(new, resumes=rolling_back, evidence=evidence), change="deploy.rollback"
     )
 
 
@@ -219,7 +205,7 @@ def cancel(ledger: Ledger, now: float, record: Record) -> Record:
     if record.failed_in == lifecycle.RETIRING.name:
         raise Refused(
             f"store {record.store} is being retired, which cannot be taken back",
-            f"salt-run deploy.retire {record.store} remove=True",
+            lifecycle.again(record.failed_in, record.store),
         )
     return ledger.save(_leaving(record, state, now, _found_again(record)), change="deploy.cancel")
 
@@ -561,9 +547,6 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
-    again = {lifecycle.CANCELLING.name: "cancel", lifecycle.RETIRING.name: "retire remove=True"}
-    verb, _, flag = again.get(record.state, "retry").partition(" ")
-    command = " ".join(filter(None, (f"salt-run deploy.{verb} {record.store}", flag)))
     try:
         turn.world.disarm(record.minion_id)
     except StoreDeployError as err:
@@ -574,7 +557,7 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         reason,
         # A retry that never got its slot is one of what it was to go on with.
         failed_in=record.resumes or record.state,
-        next_action=hint or f"find the cause, then: {command}",
+        next_action=hint or f"find the cause, then: {lifecycle.again(record.state, record.store)}",
     )
 
 

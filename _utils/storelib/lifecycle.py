@@ -226,6 +226,14 @@ def check(state: str, following: str) -> None:
         raise ValueError(f"{state} cannot become {following}")
 
 
+def again(state: str, store: str) -> str:
+    """Return the command that goes on with what failed in ``state``."""
+    if state == RETIRING.name:
+        return f"salt-run deploy.retire {store} remove=True"
+    verb = "cancel" if state == CANCELLING.name else "retry"
+    return f"salt-run deploy.{verb} {store}"
+
+
 def limit_s(state: str, timeouts: dict[str, int]) -> int:
     """Return the seconds that ``state`` may last, given the pillar's ``timeouts``."""
     return timeouts.get(state, STATES[state].limit_s)

@@ -336,11 +336,9 @@ def _gone(turn: Turn, facts: Evidence) -> Evidence:
         return facts
     left = [f"{turn.record.hypervisor}: {path}" for path in facts["left"]]
     turn.save(evidence={**turn.record.evidence, "cleanup_failed": left})
-    verb = "cancel" if turn.record.state == lifecycle.CANCELLING.name else "retire"
-    flag = "" if verb == "cancel" else " remove=True"
     raise Fault(
         f"it could not be removed: {', '.join(left)}",
-        f"remove it there, then: salt-run deploy.{verb} {turn.record.store}{flag}",
+        f"remove it there, then: {lifecycle.again(turn.record.state, turn.record.store)}",
     )
 
 

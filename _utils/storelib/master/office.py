@@ -268,7 +268,7 @@ def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
             "store_hypervisor.retire",
             {**arguments, "data_disks": data_disks},
         )
-        facts = _facts(answer, record, "retire")
+        facts = _facts(answer, record.hypervisor, store, record.generation, "retire")
         return {
             "store": store,
             "hypervisor": record.hypervisor,
@@ -301,7 +301,8 @@ def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> l
     for each in at_rest:
         row: dict[str, Any] = {"store": each.store, "hypervisor": each.hypervisor}
         try:
-            facts = _facts(answers.get(each.store), each, "prune")
+            answer = answers.get(each.store)
+            facts = _facts(answer, each.hypervisor, each.store, each.generation, "prune")
             row |= {key: facts[key] for key in ("found", "removed", "kept", "left")}
         except Refused as err:
             row["error"] = err.reason
@@ -309,17 +310,14 @@ def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> l
     return rows
 
 
-def _facts(answer: Any, record: Record, step: str) -> dict[str, Any]:
+def _facts(answer: Any, minion: str, store: str, generation: int, step: str) -> dict[str, Any]:
     """Return the facts of a report that an operator waited for; raise :class:`Refused` if none."""
     if answer is None:
-        raise Refused(
-            f"{record.hypervisor} does not answer",
-            f"see: salt {record.hypervisor} test.ping",
-        )
+        raise Refused(f"{minion} does not answer", f"see: salt {minion} test.ping")
     try:
-        told = report.opened(answer, record.store, record.generation, step)
+        told = report.opened(answer, store, generation, step)
     except report.NotAReport as err:
-        raise Refused(str(err), f"salt {record.hypervisor} saltutil.sync_all") from err
+        raise Refused(str(err), f"salt {minion} saltutil.sync_all") from err
     if not told.ok:
         raise Refused(told.error, told.hint)
     return told.facts
@@ -338,10 +336,9 @@ def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
             _asked(master, name, "saltutil.sync_all", {})
             answer = _asked(master, name, "store_hypervisor.facts", arguments)
         try:
-            facts = report.opened(answer, store, generation, "facts").facts
-            faults = judge.hypervisor(plain, facts)
-        except report.NotAReport as err:
-            faults = [f"{name} does not answer" if answer is None else str(err)]
+            faults = judge.hypervisor(plain, _facts(answer, name, store, generation, "facts"))
+        except Refused as err:
+            faults = [err.reason]
         return {
             "store": store,
             "generation": generation,

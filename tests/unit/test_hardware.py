@@ -22,6 +22,8 @@ from fake_master import (
 )
 
 from storelib import flow, views
+from storelib.errors import Conflict
+from storelib.master import office
 from storelib.world import ACCEPTED
 
 NEW = "hv-new"
@@ -172,6 +174,34 @@ def test_a_hypervisor_whose_key_was_taken_away_is_only_waited_for(master):
     master.known_keys[HYPERVISOR] = key
     assert master.run().state == "deployed"
     assert told(master).count("staging") == 1
+
+
+def test_a_ready_bell_is_kept_while_another_process_has_the_store(master, tmp_path):
+    deployed(master)
+    new_box(master)
+    opts = {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
+    master.books.ring(HYPERVISOR, master.time, ready=True)
+    with flow.locked(tmp_path / "locks", "0815") as held:
+        assert held
+        office.reconcile(opts, master, sweep=False)
+        assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
+    office.reconcile(opts, master, sweep=False)
+    assert master.books.rung() == []
+    assert now(master).candidate["minion"] == HYPERVISOR
+
+
+def test_a_ready_bell_is_kept_though_the_store_is_free_again_at_once(master, tmp_path, monkeypatch):
+    deployed(master)
+    new_box(master)
+    opts = {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
+    master.books.ring(HYPERVISOR, master.time, ready=True)
+
+    def taken(*_):
+        raise Conflict("somebody else changed the record")
+
+    monkeypatch.setattr(flow, "offer", taken)
+    office.reconcile(opts, master, sweep=False)
+    assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
 
 
 # Another hypervisor

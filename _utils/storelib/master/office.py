@@ -181,7 +181,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
     """
     pulse.beat(opts, pulse.SWEEPER if sweep else pulse.PUMP)
     with ledger(opts) as books:
-        bells = {bell: _answering(opts, master, books, bell) for bell in books.rung()}
+        asked_for = {bell: _answering(opts, master, books, bell) for bell in books.rung()}
+        bells = {bell: named for bell, named in asked_for.items() if named is not None}
         stores = dict.fromkeys(store for named in bells.values() for store in named)
         eager = {store for bell, named in bells.items() if bell.eager for store in named}
         stores.update(dict.fromkeys(books.due(time.time())))
@@ -210,11 +211,15 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
         return states
 
 
-def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list[str]:
-    """Return the stores that a bell is about."""
+def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list[str] | None:
+    """Return the stores that a bell is about, ``None`` if it has to be answered later."""
     if bell.ready:
         try:
             _ready(opts, master, books, bell.name)
+        except Conflict as err:
+            # Another process has the store: it is done soon.
+            log.info("%s", err)
+            return None
         except StoreDeployError as err:
             log.warning("%s says that it is ready: %s; %s", bell.name, err.reason, err.hint)
         except Exception:

@@ -13,6 +13,25 @@ from tests.e2e.stores import GIB, OLD_SERVER, TAKINGS
 
 from storelib import lifecycle
 
+TABLE_ONLY = "echo ', +' | sfdisk --quiet --force --no-reread --no-tell-kernel --partno 1 /dev/vdb"
+
+SLOW_GROWTH = """
+mkdir -p /run/systemd/system/grow-root.service.d
+cat > /run/systemd/system/grow-root.service.d/slow.conf <<END
+[Service]
+ExecStartPre=sleep 10
+ExecStartPost=sh -c 'echo grown > /srv/grown; sync'
+END
+systemctl daemon-reload && systemctl start --no-block grow-root && echo begun
+"""
+"""A reboot has to wait for its end."""
+
+
+def _size(stores, mounted):
+    """Size of a file system of the server, in bytes."""
+    blocks, of_bytes = stores.sh("0815", f"stat -f -c '%b %S' {mounted}").split()
+    return int(blocks) * int(of_bytes)
+
 
 def test_one_command_ends_with_a_deployed_store(deployed):
     assert deployed.answer["state"] == "deployed"
@@ -54,7 +73,7 @@ def test_the_disk_is_an_independent_one_of_the_size_asked_for(stores, deployed):
 
 
 def test_the_guest_uses_the_whole_disk(stores, deployed):
-    assert int(stores.sh("0815", "stat -f -c '%b %S' / | { read n s; echo $((n * s)); }")) > 5 * GIB
+    assert _size(stores, "/") > 5 * GIB
 
 
 def test_nothing_of_the_domain_listens_on_the_network(stores, deployed):
@@ -153,9 +172,34 @@ def test_root_is_locked(stores, deployed):
 
 def test_another_reboot_brings_the_same_server_back(stores, guest):
     stores.sh("0815", f"echo '{OLD_SERVER}' > /srv/old-server; sync")
+    assert stores.sh("0815", SLOW_GROWTH) == "begun"
     now = stores.restarted("0815", "reboot")
+    assert stores.sh("0815", "cat /srv/grown; rm /srv/grown") == "grown"
     assert now.pop("boot_id") != guest["boot_id"]
     assert now == {name: value for name, value in guest.items() if name != "boot_id"}
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    ["true", TABLE_ONLY, f"{TABLE_ONLY} && partx --update --nr 1 /dev/vdb"],
+    ids=["no earlier run", "ended after the table", "ended before the file system"],
+)
+def test_a_disk_is_grown_to_its_end_whatever_an_earlier_boot_left_half_done(
+    stores, deployed, earlier
+):
+    # On the data disk, which nobody uses yet; a guest was rebooted in between once.
+    made = (
+        "echo 'start=2048, size=204800' | sfdisk --quiet --label dos /dev/vdb && "
+        "{ test -e /dev/vdb1 || partx --add /dev/vdb; } && mkfs.ext4 -q /dev/vdb1 && "
+        f"mount /dev/vdb1 /mnt && {earlier} && echo made"
+    )
+    try:
+        assert stores.sh("0815", made) == "made"
+        assert stores.sh("0815", "/usr/lib/store-deploy/grow-root /mnt && echo done") == "done"
+        assert _size(stores, "/mnt") > 0.9 * GIB
+    finally:
+        clean = "umount /mnt; partx --delete /dev/vdb; wipefs --all --quiet /dev/vdb && echo clean"
+        assert stores.sh("0815", clean).endswith("clean")
 
 
 def test_its_data_disk_can_be_used(stores, deployed):

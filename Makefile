@@ -14,7 +14,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
 .PHONY: help demo test quick lint types descriptions unit functional integration matrix faults e2e bench image diagram lab-up \
-	lab-down clean packages
+	lab-down clean packages guest
 
 help:  ## list the targets
 	@echo 'Targets (SALT=3008 or 3006 chooses the Salt line, now $(SALT)):'
@@ -25,12 +25,16 @@ demo: packages  ## deploy store 0815 into a real guest, and show how
 
 test: packages  ## all tests, on both Salt lines; matrix and real guest on 3008
 	@$(MAKE) lint types descriptions
-	@$(MAKE) --jobs=2 line-3008 line-3006
-	@$(MAKE) SALT=3008 e2e
+	@$(MAKE) --jobs=2 line-3008 line-3006 guest
 
-# Side by side, each on machines of its own: one line alone leaves a core idle.
+# Two side by side, each on machines of its own: one alone leaves a core idle.
+beside = 2>&1 | sed --unbuffered 's/^/$(1): /'
+
 line-%: packages
-	@$(MAKE) --jobs=1 SALT=$* unit functional integration $(if $(filter 3008,$*),matrix) 2>&1 | sed --unbuffered 's/^/$*: /'
+	@$(MAKE) --jobs=1 SALT=$* unit functional integration $(if $(filter 3008,$*),matrix) $(call beside,$*)
+
+guest: packages
+	@$(MAKE) --jobs=1 SALT=3008 e2e $(call beside,guest)
 
 quick: lint types descriptions unit functional  ## the tests that take no running master and no guest
 

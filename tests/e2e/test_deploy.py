@@ -13,7 +13,17 @@ from tests.e2e.stores import GIB, OLD_SERVER, TAKINGS
 
 from storelib import lifecycle
 
-TABLE_ONLY = "echo ', +' | sfdisk --quiet --force --no-reread --no-tell-kernel --partno 1 /dev/vdb"
+TABLE = "echo ', +' | sfdisk --quiet --force --no-reread --no-tell-kernel --partno 1 /dev/vdb"
+SMALL_ON_LARGE = """
+set -e
+echo 'start=2048, size=204800' | sfdisk --quiet --label dos /dev/vdb
+udevadm settle --timeout=30
+mkfs.ext4 -q -F /dev/vdb1
+mount /dev/vdb1 /mnt
+{earlier}
+echo begun
+"""
+"""A file system of 100 MiB, and what an earlier growing of it has come to."""
 
 SLOW_GROWTH = """
 mkdir -p /run/systemd/system/grow-root.service.d
@@ -181,25 +191,21 @@ def test_another_reboot_brings_the_same_server_back(stores, guest):
 
 @pytest.mark.parametrize(
     "earlier",
-    ["true", TABLE_ONLY, f"{TABLE_ONLY} && partx --update --nr 1 /dev/vdb"],
+    ["true", TABLE, f"{TABLE}; partx --update --nr 1 /dev/vdb"],
     ids=["no earlier run", "ended after the table", "ended before the file system"],
 )
 def test_a_disk_is_grown_to_its_end_whatever_an_earlier_boot_left_half_done(
     stores, deployed, earlier
 ):
     # On the data disk, which nobody uses yet; a guest was rebooted in between once.
-    made = (
-        "echo 'start=2048, size=204800' | sfdisk --quiet --label dos /dev/vdb && "
-        "{ test -e /dev/vdb1 || partx --add /dev/vdb; } && mkfs.ext4 -q /dev/vdb1 && "
-        f"mount /dev/vdb1 /mnt && {earlier} && echo made"
-    )
-    try:
-        assert stores.sh("0815", made) == "made"
-        assert stores.sh("0815", "/usr/lib/store-deploy/grow-root /mnt && echo done") == "done"
-        assert _size(stores, "/mnt") > 0.9 * GIB
-    finally:
-        clean = "umount /mnt; partx --delete /dev/vdb; wipefs --all --quiet /dev/vdb && echo clean"
-        assert stores.sh("0815", clean).endswith("clean")
+    begun = stores.sh("0815", SMALL_ON_LARGE.format(earlier=earlier))
+    grown = stores.sh("0815", "/usr/lib/store-deploy/grow-root /mnt && echo grown")
+    size = _size(stores, "/mnt")
+    clean = stores.sh("0815", "umount /mnt && wipefs --all --force /dev/vdb && echo clean")
+    assert begun.endswith("begun")
+    assert grown.endswith("grown")
+    assert clean.endswith("clean")
+    assert size > 0.9 * GIB
 
 
 def test_its_data_disk_can_be_used(stores, deployed):

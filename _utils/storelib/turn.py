@@ -29,6 +29,9 @@ SYNC_S = 20.0
 PROBE_S = 30.0
 """After this silence the minion is asked whether a job that acts is still running."""
 
+EAGER_S = 3.0
+"""In place of both, when a bell says that the minion is there."""
+
 EARLIER = 5
 """How many earlier jobs of the same question may still be answered: a slow guest is late."""
 
@@ -37,9 +40,6 @@ FENCE_S = 45.0
 
 RUNNING = frozenset({"running", "blocked", "paused", "shutting down"})
 """libvirt's states of a domain that is on."""
-
-EAGER_S = 3.0
-"""The same, when a bell says that the minion is there."""
 
 MENDS: dict[str, dict[str, Any]] = {
     "saltutil.sync_all": {},

@@ -16,12 +16,10 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.e2e.stores import Stores, until
+from tests.e2e.stores import PATIENT, Stores, until
 from tests.lab.lab import FILE_ROOT, REPO, Lab
 
 ARTIFACTS = REPO / "artifacts" / "e2e"
-# A guest without KVM on a busy machine takes its time.
-PATIENT = {"booting": 1500, "rebooting": 1200, "restarting": 1200}
 BROKEN = {"receipt-printer": {"test.fail_without_changes": [{"comment": "out of paper"}]}}
 
 

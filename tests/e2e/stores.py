@@ -19,6 +19,9 @@ from tests.lab.lab import Lab
 MIB = 1024**2
 GIB = 1024**3
 
+PATIENT = {"booting": 1500, "rebooting": 1200, "restarting": 1200}
+"""Deadlines, for a guest without KVM on a busy machine takes its time."""
+
 TAKINGS = "the takings of today, on a disk that outlives the server"
 OLD_SERVER = "this is the first server of store 0815"
 

@@ -64,3 +64,15 @@ def site(machine, image):
     for process in stand_ins.processes.values():
         process.kill()
     logd.kill()
+
+
+@pytest.fixture
+def master(site):
+    """The master, started anew with what a test wants, and in the end as shipped."""
+
+    def restart(**how):
+        site.master.kill()
+        site.master.start(**how)
+
+    yield restart
+    restart()

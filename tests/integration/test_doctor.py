@@ -52,18 +52,6 @@ def test_a_master_that_was_not_restarted_is_found(site, configure):
     assert faults[f"{told}module_dirs, reactor"] == "systemctl restart salt-master"
 
 
-@pytest.fixture
-def master(site):
-    """The master, started anew with what a test wants, and in the end as shipped."""
-
-    def restart(**how):
-        site.master.kill()
-        site.master.start(**how)
-
-    yield restart
-    restart()
-
-
 def test_a_master_that_does_not_run_is_found(site):
     site.master.kill()
     done = site.salt_run("doctor", "hypervisors=False")

@@ -42,18 +42,6 @@ def test_a_ready_event_that_no_pillar_bears_out_does_nothing(site):
     assert site.others() == before
 
 
-@pytest.fixture
-def master(site):
-    """The master, started anew with what a test wants, and in the end as shipped."""
-
-    def restart(**how):
-        site.master.kill()
-        site.master.start(**how)
-
-    yield restart
-    restart()
-
-
 def test_the_schedule_alone_brings_a_deployment_to_its_end(site, master):
     site.describe("hv-0815", "slow")
     site.start_hypervisors("hv-0815")

@@ -12,7 +12,7 @@ import signal
 
 import pytest
 from tests.e2e.faults import FAULTS, suffered
-from tests.e2e.stores import Stores
+from tests.e2e.stores import PATIENT, Stores
 from tests.lab.lab import Lab
 
 from storelib import lifecycle
@@ -22,7 +22,6 @@ ROUNDS = [
     {state: list(FAULTS)[(number + place) % len(FAULTS)] for place, state in enumerate(STATES)}
     for number in range(len(FAULTS))
 ]
-PATIENT = {"booting": 1500, "rebooting": 1200, "restarting": 1200}
 
 
 @pytest.fixture(scope="session")

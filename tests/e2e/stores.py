@@ -87,9 +87,15 @@ class Stores:
 
     def kill(self, daemon: str) -> None:
         """End a daemon, with all its processes, as a power cut would."""
-        script = (
-            'pkill --signal KILL --session "$(ps -o sid= -p "$(cat "/run/$1.pid")" | tr -d " ")"'
-        )
+        # More than once, for what is killed may be forking.
+        script = """
+            session=$(ps -o sid= -p "$(cat "/run/$1.pid")" | tr -d " ")
+            [ -n "$session" ] || exit
+            while ps -o stat= -s "$session" | grep -q "^[^Z]"; do
+                pkill --signal KILL --session "$session"
+                sleep 0.05
+            done
+        """
         self.read("bash", "-c", script, "kill", daemon)
 
     def kill_and_start(self, daemon: str) -> None:

@@ -63,6 +63,16 @@ def processes(argument):
                 yield int(path.parent.name)
 
 
+def group_runs(group):
+    """Say whether any process of a process group still runs."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in "ZX":
+                return True
+    return False
+
+
 def run(*argv, seconds=60):
     """Run a command that has to succeed, and return what it printed."""
     done = subprocess.run(
@@ -94,8 +104,11 @@ class Daemon:
 
     def kill(self):
         """End it as a power cut would, with all its processes."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        group = self.process.pid
+        os.killpg(group, signal.SIGKILL)
         self.process.wait()
+        # On a busy machine another of them may hold the port a little longer.
+        until(lambda: not group_runs(group), 60, f"all of {self.argv[0]} is gone", every=0.02)
 
 
 class Master(Daemon):
@@ -141,8 +154,8 @@ class Master(Daemon):
         super().start()
         until(self._listens, 30, "the master listens")
 
-    @staticmethod
-    def _listens():
+    def _listens(self):
+        assert self.process.poll() is None, "the master ended: see /var/log/salt/master"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 4506), 1):
             return True
 

@@ -10,6 +10,7 @@ were read back (:func:`storelib.report.made`). Faults are in the report: nothing
 :depends: ``storelib`` (``_utils/``)
 """
 
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -137,6 +138,8 @@ def highstate(store, generation, test=False, nonce=""):
             returned = [str(err)]
         facts = _summary(returned)
         facts["duration_s"] = round(time.monotonic() - begun, 1)
+        # A reboot follows: what is reported outlives a power cut, too.
+        os.sync()
         if facts["errors"]:
             raise guest.Fault(
                 f"the highstate did not run: {facts['errors'][0]}",

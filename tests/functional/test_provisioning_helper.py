@@ -218,6 +218,14 @@ def test_a_highstate_that_holds_is_summed_up(highstate):
     }
 
 
+def test_what_a_highstate_made_is_on_the_disk_when_it_is_told(highstate, tmp_path, monkeypatch):
+    # A power cut after the report took a file of the highstate with it.
+    path, synced = tmp_path / "made", []
+    monkeypatch.setattr(os, "sync", lambda: synced.append(path.exists()))
+    assert highstate({"made": {"file.touch": [{"name": str(path)}]}}).ok
+    assert synced == [True]
+
+
 def test_a_failed_state_is_named(highstate):
     failing = {"test.configurable_test_state": [{"result": False}, {"comment": "x" * 1000}]}
     answer = highstate({"good": {"test.nop": []}, "broken": failing})

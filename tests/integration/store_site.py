@@ -350,7 +350,7 @@ class Site:
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.history(store)
 
-    def entered(self, store, state, seconds=60):
+    def entered(self, store, state, seconds=180):
         """Wait until the deployment has entered a state; return the record."""
 
         def reached():

@@ -410,7 +410,8 @@ def prune(older_than_days, store=None, remove=False):
 @_verb
 def doctor(hypervisors=True):
     """
-    Check the installation and say how to mend each fault. Takes half a minute at most.
+    Check the installation and say how to mend each fault, with progress where there are many
+    hypervisors.
 
     hypervisors
         ``True``: those of the ledger are asked, too. ``False``: none. Or a minion ID, or a list of
@@ -422,7 +423,7 @@ def doctor(hypervisors=True):
 
         salt-run deploy.doctor
     """
-    faults = physician.faults(__opts__, hypervisors)
+    faults = physician.faults(__opts__, hypervisors, _tell)
     return {"faults": faults, "retcode": 1} if faults else {"faults": []}
 
 

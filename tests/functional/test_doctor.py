@@ -60,7 +60,7 @@ def found(opts, bus):
     """Return what the doctor finds, with how to mend it."""
 
     def found(hypervisors=False):
-        return {each["fault"]: each["mend"] for each in doctor.faults(opts, hypervisors)}
+        return {each["fault"]: each["mend"] for each in doctor.faults(opts, hypervisors, print)}
 
     return found
 
@@ -320,6 +320,30 @@ def test_an_answer_that_is_none_of_ours_means_old_modules(told):
     ((fault, mend),) = doctor._health(told, time.time())
     assert fault.startswith("its modules are missing")
     assert "saltutil.sync_all" in mend
+
+
+def test_pillars_of_many_hypervisors_are_all_compiled(opts, tmp_path, monkeypatch):
+    names = [f"hv-{number}" for number in range(4)]
+    top = {name: [name] for name in names}
+    (tmp_path / "top.sls").write_text(json.dumps({"base": top}))
+    for name in names:
+        (tmp_path / f"{name}.sls").write_text("{}")
+    opts["pillar_roots"] = {"base": [str(tmp_path)]}
+    opts["ext_pillar"] = []
+    monkeypatch.setattr(doctor, "TELL_S", 0)
+    lines = []
+    found = list(doctor._pillars(opts, names, doctor._now_and_then(lines.append)))
+    assert [(name, fault) for name, (fault, _) in found] == [
+        (name, "its pillar has no store_server") for name in names
+    ]
+    assert lines[-1] == "3 of 4 pillars are compiled"
+
+
+def test_progress_is_told_now_and_then_only():
+    lines = []
+    tell = doctor._now_and_then(lines.append)
+    tell("a check that is quick tells nothing")
+    assert lines == []
 
 
 def test_this_minions_own_answer_is_one_of_a_hypervisor(modules):

@@ -11,7 +11,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ ROOM_MIB = 64
 """What the ledger's file system should have left."""
 
 ANSWER_S = 12
-"""How long hypervisors may take to answer."""
+"""How long is waited for the next hypervisor's answer."""
 
-PILLAR_S = 8
-"""How long pillars are compiled; the rest is left out."""
+TELL_S = 5
+"""How often progress is told."""
 
 LOOK_S = 0.25
 """How often is looked for answers."""
@@ -71,13 +71,18 @@ RESTART = "systemctl restart salt-master"
 
 Fault = tuple[str, str]
 
+Tell = Callable[[str], None]
 
-def faults(opts: dict, hypervisors: object = True) -> list[dict[str, Any]]:
+
+def faults(opts: dict, hypervisors: object, tell: Tell) -> list[dict[str, Any]]:
     """
     Return each fault as ``{"fault": .., "mend": ..}``; none is an empty list.
 
     hypervisors
         ``True``: those of the ledger are asked, too. ``False``: none. Or the minion IDs.
+
+    tell
+        Called with a line of progress now and then, as many hypervisors take their time.
 
     One of hypervisors has their minion IDs as ``hypervisors``. Raises :class:`Refused` if the
     argument is something else.
@@ -93,7 +98,7 @@ def faults(opts: dict, hypervisors: object = True) -> list[dict[str, Any]]:
             named = sorted({record.hypervisor for record in ledger.all()})
     return found + [
         {"fault": f"{_some(minions)}: {fault}", "mend": mend, "hypervisors": minions}
-        for (fault, mend), minions in _hypervisors(opts, named).items()
+        for (fault, mend), minions in _hypervisors(opts, named, tell).items()
     ]
 
 
@@ -280,7 +285,7 @@ def _autosign(opts: dict) -> Iterator[Fault]:
         yield f"{opts['user']} cannot write {path}", f"chown {opts['user']} it and its folder"
 
 
-def _hypervisors(opts: dict, names: list[str]) -> dict[Fault, list[str]]:
+def _hypervisors(opts: dict, names: list[str], tell: Tell) -> dict[Fault, list[str]]:
     """Return what is wrong with which of the hypervisors."""
     found: dict[Fault, list[str]] = {}
     accepted = keys.accepted(opts) if names else set()
@@ -292,12 +297,25 @@ def _hypervisors(opts: dict, names: list[str]) -> dict[Fault, list[str]]:
         )
         found["no accepted key", mend] = keyless
     for check in (_answers, _pillars) if let_in and _started(opts) else ():
-        for name, fault in check(opts, let_in):
+        for name, fault in check(opts, let_in, _now_and_then(tell)):
             found.setdefault(fault, []).append(name)
     return found
 
 
-def _answers(opts: dict, names: list[str]) -> Iterator[tuple[str, Fault]]:
+def _now_and_then(tell: Tell) -> Tell:
+    """Return ``tell``, but for what comes within ``TELL_S`` of the line before."""
+    told = time.monotonic()
+
+    def seldom(line: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELL_S:
+            told = time.monotonic()
+            tell(line)
+
+    return seldom
+
+
+def _answers(opts: dict, names: list[str], tell: Tell) -> Iterator[tuple[str, Fault]]:
     """Ask all of them at once; what they answer is the doctor's to tell and moves nothing."""
     jid, asked = str(salt.utils.jid.gen_jid(opts)), time.time()
     seen: set[str] = set()
@@ -311,10 +329,12 @@ def _answers(opts: dict, names: list[str]) -> Iterator[tuple[str, Fault]]:
         while len(seen) < len(names) and time.monotonic() < until:
             time.sleep(LOOK_S)
             returned = client.returners[f"{opts['master_job_cache']}.get_jid"](jid)
-            for name in set(returned) - seen:
+            for name in set(returned).intersection(names) - seen:
+                until = time.monotonic() + ANSWER_S
                 seen.add(name)
                 for fault in _health(returned[name].get("return"), asked):
                     yield name, fault
+            tell(f"{len(seen)} of {len(names)} hypervisors have answered")
     for name in sorted(set(names) - seen):
         yield (
             name,
@@ -353,18 +373,9 @@ def _virt_package(told: dict) -> str:
     return f"{told['python']}/bin/pip install {packages} there, restart salt-minion"
 
 
-def _pillars(opts: dict, names: list[str]) -> Iterator[tuple[str, Fault]]:
-    until = time.monotonic() + PILLAR_S
-    for name in names:
-        if time.monotonic() > until:
-            yield (
-                name,
-                (
-                    f"its pillar was not compiled: there were {PILLAR_S} s for all",
-                    "salt-run deploy.doctor hypervisors=MINION",
-                ),
-            )
-            continue
+def _pillars(opts: dict, names: list[str], tell: Tell) -> Iterator[tuple[str, Fault]]:
+    for done, name in enumerate(names):
+        tell(f"{done} of {len(names)} pillars are compiled")
         try:
             data = salt_world.store_server(opts, name)
             if data is None:

@@ -396,7 +396,10 @@ class Answers(socketserver.StreamRequestHandler):
     """Answers one process of the master that is at some place."""
 
     def handle(self):
-        at = types.SimpleNamespace(**json.loads(self.rfile.readline()))
+        asked = self.rfile.readline()
+        if not asked.endswith(b"\n"):
+            return  # Who asks was killed, with the others of the master, before it had said where.
+        at = types.SimpleNamespace(**json.loads(asked))
         answer = self.server.answer(at)
         # Who asked may have been killed by the answer.
         with contextlib.suppress(OSError):

@@ -25,9 +25,9 @@ demo: packages  ## deploy store 0815 into a real guest, and show how
 
 test: packages  ## all tests, on both Salt lines; matrix and real guest on 3008
 	@$(MAKE) lint types descriptions
-	@$(MAKE) --jobs=2 line-3008 line-3006 guest
+	@$(MAKE) --jobs=3 line-3008 line-3006 guest
 
-# Two side by side, each on machines of its own: one alone leaves a core idle.
+# Side by side, each on machines of its own: they wait more than they compute.
 beside = 2>&1 | sed --unbuffered 's/^/$(1): /'
 
 line-%: packages

@@ -538,10 +538,23 @@ def leftovers(site, fault):
         wrong.append("an autosign entry")
     wrong += [str(path) for path in store_site.POOL.rglob(f"{guest}*seed*")]
     for minion in fault.minions:
-        running = site.ask(minion, "saltutil.running") or []
-        wrong += [
-            f"{minion} runs {job['fun']}"
-            for job in running
-            if job["fun"].partition(".")[0] in ("store_hypervisor", "provisioning_helper")
-        ]
+        wrong += [f"{minion} runs {function}" for function in running(site, minion)]
     return wrong
+
+
+def running(site, minion):
+    """Return which functions of the product a minion runs, or what it said instead of a list."""
+    jobs = []
+
+    def told():
+        # Salt's function breaks on the half-written file of a job that begins, and then answers
+        # with a sentence.
+        jobs[:] = [site.ask(minion, "saltutil.running") or []]
+        return isinstance(jobs[0], list)
+
+    with contextlib.suppress(AssertionError):
+        until(told, 30, "it answers with a list")
+    if isinstance(jobs[0], str):
+        return jobs
+    modules = ("store_hypervisor", "provisioning_helper")
+    return [job["fun"] for job in jobs[0] if job["fun"].partition(".")[0] in modules]

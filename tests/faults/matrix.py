@@ -18,6 +18,9 @@ PHASES = (
 PHASE_S = 900
 """How long the deployments of a phase may take."""
 
+BEGUN = []
+"""The phases that were begun; none is begun again."""
+
 COLUMNS = {}
 """The faults that were suffered so far, by name."""
 
@@ -30,8 +33,10 @@ class Columns:
         self.injector = injector
 
     def __getitem__(self, name):
-        if name not in COLUMNS:
-            (phase,) = (phase for phase in PHASES if name in phase.stores)
+        (phase,) = (phase for phase in PHASES if name in phase.stores)
+        assert phase not in BEGUN or name in COLUMNS, "this phase broke; see its first failure"
+        if phase not in BEGUN:
+            BEGUN.append(phase)
             COLUMNS.update(phase.run(self.site, self.injector, PHASE_S))
         return COLUMNS[name]
 

@@ -21,7 +21,7 @@ from storelib import lifecycle
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
-from storelib.steps import STEPS, check_minion_id
+from storelib.steps import STEPS, check_minion_id, intruder
 from storelib.turn import Asking, Replaced, Turn, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -318,6 +318,9 @@ def advance(
     record = ledger.get(store)
     while record is not None:
         announce(world, ledger, store)
+        if record.state == lifecycle.HELD.name:
+            # Nobody looks meanwhile who calls; a released deployment opens the door again.
+            world.disarm(record.minion_id)
         if not record.active and not record.candidate:
             break
         turn = Turn(world, ledger, record, rung)
@@ -361,7 +364,8 @@ def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
         wait = Waiting(f"{type(err).__name__}: {err}")
     why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
-        # From now on nothing is done any more but to ask for the guest's last words.
+        # From now on nobody is let in any more, and the guest is only asked for its last words.
+        turn.world.disarm(record.minion_id)
         limit = int(record.deadline - record.since)
         why = f"{record.state} was not over after {limit} s: {why}"
         late = {"why": why, "until": now + CONSOLE_S}
@@ -549,12 +553,16 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
     try:
         turn.world.disarm(record.minion_id)
+        # It may have come in since somebody looked last.
+        told = intruder(turn)
     except StoreDeployError as err:
-        reason = f"{reason}; {err.reason}"
+        told = err.reason
+    if told and told not in reason:
+        reason = f"{reason}; {told}"
     return _enter(
         turn,
         lifecycle.FAILED.name,
-        reason,
+        " ".join(reason.split()),
         # A retry that never got its slot is one of what it was to go on with.
         failed_in=record.resumes or record.state,
         next_action=hint or f"find the cause, then: {lifecycle.again(record.state, record.store)}",

@@ -187,25 +187,36 @@ def booting(turn: Turn) -> Evidence:
 
 def _admit(turn: Turn) -> bool:
     """Let in the guest and nobody else; return whether it is in."""
-    world, minion, ours = turn.world, turn.record.minion_id, turn.record.evidence["public_key"]
+    world, minion = turn.world, turn.record.minion_id
     if "intrusion" not in turn.record.evidence:
         if turn.spec["admission"] == "pinned" and ACCEPTED not in world.keys(minion):
-            world.accept_key(minion, ours)
-        accepted = world.keys(minion).get(ACCEPTED)
-        if accepted is None:
+            world.accept_key(minion, turn.record.evidence["public_key"])
+        if ACCEPTED not in world.keys(minion):
             world.arm(minion)
             return False
         world.disarm(minion)
-        if world.same_key(accepted, ours):
-            return True
+    if told := intruder(turn):
+        raise Fault(
+            told,
+            "find out who called from where (salt/auth events, master log); then deploy.store "
+            "again, with admission: pinned in the pillar",
+        )
+    return True
+
+
+def intruder(turn: Turn) -> str:
+    """Revoke an accepted key that is not the guest's, and say so; empty if there is none."""
+    world, minion = turn.world, turn.record.minion_id
+    if "intrusion" not in turn.record.evidence:
+        ours, accepted = turn.record.evidence.get("public_key"), world.keys(minion).get(ACCEPTED)
+        if not ours or not accepted or world.same_key(accepted, ours):
+            return ""
         # On record first: after a crash the revoked key would tell nothing.
         turn.once("intrusion", lambda: True)
     world.purge_key(minion)
-    raise Fault(
+    return (
         f"intrusion: the key that was accepted for {minion} is not the one that its hypervisor "
-        "made; it was revoked",
-        "find out who called from where (salt/auth events, master log); then deploy.store "
-        "again, with admission: pinned in the pillar",
+        "made; it was revoked"
     )
 
 
@@ -324,10 +335,11 @@ def cancelling(turn: Turn) -> Evidence:
 
 
 def _lock_out(turn: Turn) -> None:
-    world, record = turn.world, turn.record
-    ours = record.evidence.get("public_key")
-    if ours and any(world.same_key(pem, ours) for pem in world.keys(record.minion_id).values()):
-        world.purge_key(record.minion_id)
+    world, minion = turn.world, turn.record.minion_id
+    ours, known = turn.record.evidence.get("public_key"), world.keys(minion)
+    # Whose key was accepted since ours was made came in by the door that was open for it.
+    if ours and (ACCEPTED in known or any(world.same_key(pem, ours) for pem in known.values())):
+        world.purge_key(minion)
 
 
 def _gone(turn: Turn, facts: Evidence) -> Evidence:

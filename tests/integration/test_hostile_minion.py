@@ -13,7 +13,7 @@ import pytest
 import salt.exceptions
 import store_site
 
-from storelib import lifecycle, report
+from storelib import flow, lifecycle, report
 from storelib.turn import MEND_AGAIN
 
 PATH = [*(state.name for state in lifecycle.PATH), "deployed"]
@@ -301,12 +301,13 @@ def test_who_calls_first_by_the_guests_name_gets_nothing(site):
     site.entered("raced", "booting")
     caller = enemy.Caller("store-raced")
     # Nobody looks after it now: all that it can get, it gets.
-    assert site.salt_run("hold", "raced").status == 0
-    assert site.armed("store-raced")
-    given = caller.call()
-    assert site.keys("store-raced") == {"minions": caller.public_key}
+    with contextlib.ExitStack() as stack:
+        lock = lambda: flow.locked(store_site.STATE_DIR / "locks", "raced")  # noqa: E731
+        store_site.until(lambda: stack.enter_context(lock()), 30, "the store's lock is ours")
+        assert site.armed("store-raced")
+        given = caller.call()
+        assert site.keys("store-raced") == {"minions": caller.public_key}
     assert given == {}
-    assert site.salt_run("release", "raced").status == 0
     record = site.ended("raced")
     assert (record.state, record.failed_in) == ("failed", "booting")
     assert record.reason.startswith("intrusion: ")

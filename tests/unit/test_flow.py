@@ -863,6 +863,19 @@ def test_an_accepted_key_that_is_not_the_guests_is_revoked_and_an_intrusion(
     assert "provisioning_helper.boots" not in ran(master)
 
 
+def test_who_gets_in_while_a_late_deployment_ends_is_an_intruder_too(master):
+    master.calls = False
+    master.begin()
+    master.run(until=lambda record: record.state == "booting")
+    master.away.add(HYPERVISOR)
+    master.run(until=lambda record: "late" in record.evidence)
+    assert not master.armed(GUEST)
+    master.known_keys[GUEST] = {"accepted": pem("intruder")}
+    record = failed(master, "booting", "booting was not over after 900 s: ")
+    assert "; intrusion: the key that was accepted for store-0815" in record.reason
+    assert master.keys(GUEST) == {}
+
+
 def test_a_key_is_compared_as_a_key_not_as_text(master):
     master.instead["store_hypervisor.define"] = lambda value: {
         **value,
@@ -972,6 +985,22 @@ def test_an_intrusion_is_not_forgotten_if_the_process_is_killed_at_any_line(tmp_
         _, record = killed_and_resumed(make, tmp_path / f"killed-{n}", n)
         assert record.state == "failed", record
         assert record.reason.startswith("intrusion: ")
+
+
+def test_a_late_intrusion_is_not_forgotten_if_the_process_is_killed_at_any_line(tmp_path):
+    def make(master):
+        master.calls = False
+        master.begin()
+        master.run(until=lambda record: record.state == "booting")
+        master.away.add(HYPERVISOR)
+        master.run(until=lambda record: "late" in record.evidence)
+        master.known_keys[GUEST] = {"accepted": pem("intruder")}
+
+    for n in points(make, tmp_path / "whole", "booting"):
+        master, record = killed_and_resumed(make, tmp_path / f"killed-{n}", n)
+        assert record.state == "failed", record
+        assert record.reason.count("intrusion: ") == 1
+        assert master.keys(GUEST) == {}
 
 
 # The lock

@@ -167,6 +167,15 @@ def test_a_key_of_another_machine_is_not_touched(master):
     assert master.keys(GUEST) == {"accepted": pem("another machine's")}
 
 
+@pytest.mark.parametrize("state", ["starting", "booting"])
+def test_an_intruders_key_does_not_outlive_the_cancelling(master, state):
+    entered(master, state)
+    master.known_keys[GUEST] = {"accepted": pem("intruder")}
+    said(master, "cancel")
+    assert master.run().state == "cancelled"
+    nothing_is_left(master)
+
+
 def test_cancel_waits_for_the_job_that_is_under_way(master):
     master.takes_s["store_hypervisor.define"] = 200
     entered(master, "defining")
@@ -273,6 +282,19 @@ def test_what_is_held_rests_until_it_is_released_and_keeps_its_time(master, stat
     record = master.run()
     assert record.state == "deployed", record.reason
     assert told(master).count("held") == 1
+
+
+def test_nobody_is_let_in_while_a_deployment_is_held(master):
+    master.calls = False
+    entered(master, "booting")
+    assert master.armed(GUEST)
+    said(master, "hold")
+    master.run()
+    assert not master.armed(GUEST)
+    master.calls = True
+    said(master, "release")
+    master.later(10, master._call)
+    assert master.run().state == "deployed"
 
 
 def test_a_job_that_is_under_way_goes_on_while_the_deployment_is_held(master):

@@ -109,7 +109,7 @@ def _uri():
 def _place(connection, spec):
     pool = domains.pool_path(connection, spec["pool"])
     if not pool.is_dir():
-        raise Fault(f"the pool {pool} does not exist", "make the directory or mount it, then retry")
+        raise Fault(f"the pool {pool} does not exist", "make the directory or mount it")
     return Place(pool, spec["minion_id"], spec["image"]["sha256"])
 
 
@@ -129,7 +129,7 @@ def _ours(connection, spec, place):
         raise Fault(
             f"the domain {spec['minion_id']} on this hypervisor does not belong to "
             f"store {spec['store']}",
-            "rename or remove it by hand, or choose another minion_id, then retry",
+            "rename or remove it by hand, or choose another minion_id",
         )
     return known
 
@@ -140,7 +140,7 @@ def _in_pool(connection, spec, place):
     if known["exists"] and known["disks"][:1] not in ([], [str(place.disk)]):
         raise Fault(
             f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
-            "correct pool in the pillar, or move the disks and edit the domain, then retry",
+            "correct pool in the pillar, or move the disks and edit the domain",
         )
     return known
 
@@ -151,7 +151,7 @@ def _of_generation(connection, spec, place, generation):
     if not known["exists"] or known["generation"] != generation:
         raise Fault(
             f"the domain {spec['minion_id']} of deployment {generation} is not defined",
-            "deploy the store again",
+            f"salt-run deploy.store {spec['store']} makes it anew",
         )
     return domains.lookup(connection, spec["minion_id"])
 
@@ -270,6 +270,9 @@ def stage(spec, generation, nonce=""):
         place = _place(connection, spec)
     images.stage(spec["image"]["source"], place.image, place.sha256, __salt__["cp.get_file"])
     disks.fit(place.image, spec["disk_gib"])
+    if spec["clone"] == "copy":
+        # Told while the old server still runs.
+        disks.room(place.image, place.disk)
     return {"image": {**disks.facts(place.image), "sha256": images.recorded(place.image)}}
 
 
@@ -415,7 +418,7 @@ def _put_back(connection, spec, place, known, of):
     domain.setAutostart(True)
     known = domains.facts(connection, spec, place)
     if not (known["ours"] and known["generation"] == of and known["autostart"]):
-        raise Fault(f"the domain {spec['minion_id']} does not read back as restored", "retry")
+        raise Fault(f"the domain {spec['minion_id']} does not read back as restored")
     folder(place.restored.parent)
     note = {
         "generation": of,
@@ -532,6 +535,7 @@ def start(spec, generation, of=None, nonce=""):
 
     Tried ``start.attempts`` times with the pauses of ``start.backoff_s``; it has started when it
     ran for ``start.steady_s`` seconds without a break. One that runs already is only watched.
+    From then on its autostart is on.
 
     spec
         Spec of the store, as the runner freezes it.
@@ -563,12 +567,14 @@ def start(spec, generation, of=None, nonce=""):
             known = domains.facts(connection, spec, place)
             found |= {"state": known.get("state"), "id": known.get("id")}
             if not error:
+                # A power cut in the midst of the deployment then costs no more than a boot.
+                domains.lookup(connection, name).setAutostart(True)
                 return found
             log.warning("%s: start %s: %s", spec["store"], found["attempts"], error)
             found["errors"].append(error)
     raise Fault(
         f"the domain {name} did not start in {found['attempts']} attempts: {error}",
-        f"see /var/log/libvirt/qemu/{name}.log on the hypervisor, mend it, then retry",
+        f"see /var/log/libvirt/qemu/{name}.log on the hypervisor and mend it",
         found,
     )
 
@@ -628,7 +634,7 @@ def finish(spec, generation, nonce=""):
             "autostart": known["autostart"],
         }
         if found["inserted"] or found["defined"] or not found["autostart"]:
-            raise Fault(f"the seed of {spec['minion_id']} is still there", "retry", found)
+            raise Fault(f"the seed of {spec['minion_id']} is still there", facts=found)
         return found
 
 

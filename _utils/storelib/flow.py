@@ -21,7 +21,7 @@ from storelib import lifecycle
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
-from storelib.steps import STEPS, check_minion_id, intruder
+from storelib.steps import STEPS, check_minion_id, intruder, lock_out
 from storelib.turn import Asking, Replaced, Turn, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -29,9 +29,15 @@ log = logging.getLogger(__name__)
 
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
-    *("failure", "mended", "late", "fence", "started", "removed", "cleanup_failed"),
+    *("failure", "mended", "late", "fence", "started", "removed", "cleanup_failed", "locked_out"),
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
+
+QUEUE_S = 120.0
+"""When to look again for a slot at the latest; whoever gives one back wakes the next."""
+
+LEAVING = (lifecycle.CANCELLING.name, lifecycle.RETIRING.name)
+"""States in which what there is of a server is removed."""
 
 CANDIDATE_S = 600.0
 """How long a hypervisor that says it is ready has to answer what it has."""
@@ -129,16 +135,17 @@ def _new(
         record,
         generation=old.generation + 1,
         revision=old.revision,
-        others=_others(old, hypervisor),
+        others=_others(old),
         asides=old.asides,
         # The old server is the store's until it is set aside.
         evidence={"serving_key": old.key_of(old.minion_id)},
     )
 
 
-def _others(old: Record, hypervisor: str) -> dict[str, str]:
-    others = {**old.others, old.hypervisor: str(old.evidence.get("hypervisor_key", ""))}
-    return {name: key for name, key in others.items() if key and name != hypervisor}
+def _others(old: Record) -> dict[str, str]:
+    """Return the keys of all hypervisors that the store was ever deployed on."""
+    key = str(old.evidence.get("hypervisor_key", ""))
+    return {**old.others, old.hypervisor: key} if key else old.others
 
 
 def rollback(ledger: Ledger, now: float, record: Record) -> Record:
@@ -158,6 +165,13 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
             f"see: salt-run deploy.history {store}",
         )
     known = {number: record.asides.get(str(number)) for number in verified}
+    if record.state == lifecycle.DEPLOYED.name and not any(known.values()):
+        # Of a failed deployment, the old server may still be in its place.
+        raise Refused(
+            f"store {store} has no set-aside server that was ever verified: it was pruned, or was "
+            "on a machine that was replaced",
+            f"deploy anew: salt-run deploy.store {store} redeploy=True",
+        )
     machine = record.evidence.get("hypervisor", {}).get("machine_id")
     elsewhere = [
         f"deployment {number} in {aside['path']} on {aside['hypervisor']} (machine ID "
@@ -263,6 +277,8 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
             due=now,
             held_in="",
             left_s=None,
+            # Much may have happened meanwhile.
+            evidence={key: value for key, value in record.evidence.items() if key != "fence"},
         ),
         change="deploy.release",
     )
@@ -278,7 +294,7 @@ def retry(ledger: Ledger, now: float, record: Record) -> Record:
     wanted = lifecycle.RESUMES[record.failed_in]
     # Work needs a slot first; who had none yet goes on without one.
     state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
-    leaving = _leaving(record, state, now, _found_again(record))
+    leaving = _leaving(record, state, now, {**_found_again(record), "retried": True})
     return ledger.save(
         dataclasses.replace(leaving, resumes=resumes),
         change=f"deploy.retry, goes on in {wanted}",
@@ -323,9 +339,9 @@ def advance(
             world.disarm(record.minion_id)
         if not record.active and not record.candidate:
             break
-        turn = Turn(world, ledger, record, rung)
+        turn = Turn(world, ledger, record, rung, max_active)
         try:
-            following, moved = _move(turn, max_active) if record.active else _consider(turn)
+            following, moved = _move(turn) if record.active else _consider(turn)
         except Conflict as err:
             log.info("%s: %s", store, err)
             break
@@ -335,20 +351,23 @@ def advance(
     return record
 
 
-def _move(turn: Turn, max_active: int) -> tuple[Record, bool]:
+def _move(turn: Turn) -> tuple[Record, bool]:
     """Call the state's step; return the record as it now is and whether its state changed."""
     record = turn.record
     now = turn.world.now()
     if "late" in record.evidence:
         return _end(turn)
     try:
-        if record.state == "queued" and not turn.ledger.slot_free(record, max_active):
-            raise Waiting("all slots are taken, or the hypervisor has another deployment", 30)
-        if record.state != lifecycle.FIRST:
+        if record.state == "queued" and not turn.ledger.slot_free(record, turn.max_active):
+            raise Waiting("all slots are taken, or the hypervisor has another deployment", QUEUE_S)
+        if record.state not in (lifecycle.FIRST, *LEAVING):
             turn.check_hypervisor()
+        if record.state in lifecycle.WITH_GUEST and "retried" in record.evidence:
+            # It may be off by now, and before its autostart is on nobody else would start it.
+            turn.once("started", lambda: turn.on_hypervisor("start").facts)
         evidence = STEPS[record.state](turn)
         following = record.resumes or lifecycle.FOLLOWS[record.state]
-        return _enter(turn, following, "", max_active=max_active, found=evidence), True
+        return _enter(turn, following, "", found=evidence), True
     except Waiting as err:
         wait = err
     except Replaced as err:
@@ -382,22 +401,27 @@ def _begin_again(turn: Turn, why: str) -> Record:
     if record.state not in lifecycle.PASSED or record.resumes:
         return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
     turn.world.disarm(record.minion_id)
+    lock_out(turn)
     evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
     turn.record = dataclasses.replace(record, evidence=evidence)
     return _enter(turn, lifecycle.FIRST, why)
 
 
-def offer(world: World, ledger: Ledger, record: Record, minion: str, auto_deploy: bool) -> Record:
+def offer(
+    world: World, ledger: Ledger, record: Record, minion: str, auto_deploy: bool, max_active: int
+) -> Record:
     """
     Note that a hypervisor, whose pillar names the store, says that it is ready.
 
     Called for a store that has a record; the next turn looks whether it is new hardware.
     """
     now, key = world.now(), world.keys(minion).get(ACCEPTED, "")
-    gone = minion != record.hypervisor and ACCEPTED not in world.keys(record.hypervisor)
+    gone = minion not in (record.hypervisor, *record.others) and ACCEPTED not in world.keys(
+        record.hypervisor
+    )
     if record.active and record.state in lifecycle.PASSED and gone:
-        turn = Turn(world, ledger, record, rung=True)
-        turn.record = dataclasses.replace(record, hypervisor=minion, others=_others(record, minion))
+        turn = Turn(world, ledger, record, True, max_active)
+        turn.record = dataclasses.replace(record, hypervisor=minion, others=_others(record))
         why = f"{record.hypervisor} has no key on this master any more, {minion} is ready"
         return _begin_again(turn, why)
     if record.state in lifecycle.OPEN:
@@ -462,7 +486,9 @@ def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:
     if there:
         return ""
     known = record.evidence.get("hypervisor", {}).get("machine_id")
-    if facts["machine_id"] != known:
+    if known is None and record.state == lifecycle.FAILED.name:
+        return f"{minion} is ready, for which deployment {record.generation} had waited"
+    if known not in (None, facts["machine_id"]):
         return f"new hardware: {minion} has the machine ID {facts['machine_id']}, not {known}"
     if record.state == lifecycle.DEPLOYED.name and looked:
         return f"domain and disk of the store's server are gone from {minion}"
@@ -492,16 +518,14 @@ def _end(turn: Turn) -> tuple[Record, bool]:
             if now < late["until"]:
                 turn.save(due=now + 1)
                 return turn.record, False
+        except Replaced as err:
+            return _begin_again(turn, str(err)), True
         except LedgerError:
             raise
         except Exception as err:
             # They are a help, no more: without them it ends, too.
             log.warning("%s: no console: %s", turn.record.store, err)
     console = f"; its console ended with: {said}" if said else ""
-    if turn.record.state in (lifecycle.CANCELLING.name, lifecycle.RETIRING.name):
-        left = [f"{turn.record.hypervisor}: whatever it has of {turn.record.minion_id}"]
-        evidence = {**turn.record.evidence, "cleanup_failed": left}
-        turn.record = dataclasses.replace(turn.record, evidence=evidence)
     return _fail(turn, late["why"] + console, ""), True
 
 
@@ -514,7 +538,6 @@ def _enter(
     turn: Turn,
     state: str,
     reason: str,
-    max_active: int | None = None,
     found: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Record:
@@ -539,12 +562,12 @@ def _enter(
             **changes,
         ),
         change=reason,
-        max_active=max_active if record.state == "queued" and active else None,
+        max_active=turn.max_active if record.state == "queued" and active else None,
     )
     log.info("%s: %s -> %s %s", record.store, record.state, state, reason)
-    if not active:
-        for waiting in turn.ledger.in_states({"queued"}):
-            turn.ledger.ring(waiting.store, now)
+    if state not in (*lifecycle.SLOT, "queued"):
+        for store in turn.ledger.next_in_queue(turn.max_active):
+            turn.ledger.ring(store, now)
     announce(turn.world, turn.ledger, record.store)
     return saved
 
@@ -559,14 +582,31 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         told = err.reason
     if told and told not in reason:
         reason = f"{reason}; {told}"
+    found = {}
+    if record.state in LEAVING:
+        left = [f"{record.hypervisor}: whatever it has of {record.minion_id}"]
+        found = {"cleanup_failed": turn.record.evidence.get("cleanup_failed", left)}
     return _enter(
         turn,
         lifecycle.FAILED.name,
         " ".join(reason.split()),
+        found=found,
         # A retry that never got its slot is one of what it was to go on with.
         failed_in=record.resumes or record.state,
-        next_action=hint or f"find the cause, then: {lifecycle.again(record.state, record.store)}",
+        next_action=_way_out(record, hint),
     )
+
+
+def _way_out(record: Record, hint: str) -> str:
+    """Return what to do about a failure, with the command that goes on afterwards."""
+    if "deploy." in hint:
+        return hint
+    again = lifecycle.again(record.state, record.store)
+    if record.state in lifecycle.PASSED:
+        # A retry has the spec that was frozen.
+        redeploy = " redeploy=True" if record.redeploy else ""
+        again += f", or, if you changed the pillar: salt-run deploy.store {record.store}{redeploy}"
+    return f"{hint or 'find the cause'}, then: {again}"
 
 
 def announce(world: World, ledger: Ledger, store: str) -> None:

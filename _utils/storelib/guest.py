@@ -193,6 +193,7 @@ def settle() -> dict[str, Any]:
     # What cloud-init wrote has to be on the disk too.
     os.sync()
     return {
+        "boot_id": boot_id(),
         "cloud_init_off": _at(CLOUD_INIT_OFF).exists(),
         "hostname": _text("/etc/hostname"),
         "interfaces": interfaces,

@@ -68,9 +68,8 @@ def disk_needed_mib(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     """
     Return the MiB that the pool must have free.
 
-    Disks are sparse: what must be there is the room that the image takes, twice where it is
-    not in the cache yet, and as much again for the guest's first boot.
+    Disks are sparse: what must be there is 1 GiB for the guest's first boot, and the room that the
+    image takes, where that is known: if it is in the cache. ``staging`` looks again.
     """
     size: int = facts["image"].get("size") or 0
-    copies = 1 if facts["image"]["exists"] else 2
-    return int(-(-size * copies // 1024**2)) + 1024
+    return -(-size // 1024**2) + 1024

@@ -50,6 +50,12 @@ INSERT INTO minions
 DROP INDEX deployments_minion;
 DROP INDEX deployments_hypervisor
 """,
+    """
+ALTER TABLE deployments ADD COLUMN since REAL;
+ALTER TABLE deployments ADD COLUMN held_in TEXT;
+UPDATE deployments SET
+    since = json_extract(record, '$.since'), held_in = json_extract(record, '$.held_in')
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""
 
@@ -272,20 +278,27 @@ class Ledger:
         return self._records(f"WHERE state IN ({marks}) ORDER BY store", *states)
 
     def slot_free(self, record: Record, max_active: int) -> bool:
-        """Say whether ``record``, which is queued, is the next to get a slot."""
-        records = self.in_states(lifecycle.SLOT | {record.state, lifecycle.HELD.name})
+        """Say whether ``record``, which is queued, gets a slot now."""
+        return record.store in self.next_in_queue(max_active)
+
+    def next_in_queue(self, max_active: int) -> list[str]:
+        """Return the stores in the queue for which a slot is free, the longest waiting first."""
+        states = (*lifecycle.SLOT, "queued", lifecycle.HELD.name)
+        marks = ", ".join("?" * len(states))
+        rows = self._read(
+            f"SELECT store, hypervisor, state, held_in FROM deployments WHERE state IN ({marks}) "
+            "ORDER BY since, store",
+            *states,
+        )
         # What is held keeps its slot.
-        working = [other for other in records if (other.held_in or other.state) in lifecycle.SLOT]
-        earlier = [
-            other
-            for other in records
-            if other.state == record.state
-            and (other.since, other.store) < (record.since, record.store)
-        ]
-        blocked = {other.hypervisor for other in working}
-        ahead = {other.hypervisor for other in earlier} - blocked
-        taken = len(working) + len(ahead)
-        return record.hypervisor not in blocked | ahead and taken < max_active
+        taken = [name for _, name, state, held_in in rows if (held_in or state) in lifecycle.SLOT]
+        blocked, free = set(taken), max_active - len(taken)
+        found: list[str] = []
+        for store, hypervisor, state, _ in rows:
+            if len(found) < free and state == "queued" and hypervisor not in blocked:
+                found.append(store)
+                blocked.add(hypervisor)
+        return found
 
     def save(
         self,
@@ -314,7 +327,7 @@ class Ledger:
                 raise Conflict(f"{record.store}: no slot is free")
             saved = dataclasses.replace(record, revision=record.revision + 1)
             db.execute(
-                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     saved.store,
                     saved.generation,
@@ -324,6 +337,8 @@ class Ledger:
                     saved.due,
                     saved.revision,
                     json.dumps(dataclasses.asdict(saved), sort_keys=True),
+                    saved.since,
+                    saved.held_in,
                 ),
             )
             if before is None or before.minions != saved.minions:

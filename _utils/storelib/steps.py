@@ -15,7 +15,7 @@ from typing import Any
 from storelib import judge, lifecycle, spec
 from storelib.errors import Fault, Refused
 from storelib.ledger import Ledger
-from storelib.turn import Turn, Waiting
+from storelib.turn import Replaced, Turn, Waiting
 from storelib.world import ACCEPTED
 
 PROBE_TRIES = 5
@@ -32,8 +32,13 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     key = turn.world.keys(name).get(ACCEPTED)
     if key is None:
         raise Waiting(f"{name} has no accepted key on this master yet", 30)
-    # From now on only who has this key is believed to be the hypervisor.
-    turn.once("hypervisor_key", lambda: key)
+    # From now on only who has this key is believed to be the hypervisor. If another is accepted
+    # while it is waited for, it was installed anew.
+    known = turn.record.evidence.get("hypervisor_key")
+    if known is None or not turn.world.same_key(known, key):
+        turn.save(evidence={**turn.record.evidence, "hypervisor_key": key}, job=None)
+    facts = turn.on_hypervisor("facts", quick=True).facts
+    # Not before it answers: a pillar takes long to compile, and may change while nobody is there.
     wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
     if wanted["store"] != turn.record.store:
         raise Fault(
@@ -44,7 +49,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     check_minion_id(turn.ledger, wanted["store"], wanted["minion_id"])
     if wanted != turn.spec:
         turn.save(spec=wanted, minion_id=wanted["minion_id"], job=None)
-    facts = turn.on_hypervisor("facts", quick=True).facts
+        facts = turn.on_hypervisor("facts", quick=True).facts
     marker = facts["marker"] or {}
     configured = marker.get("boot_id") == facts["boot_id"] and marker.get("result") is True
     if turn.record.requested_by == "event" and not configured:
@@ -62,7 +67,20 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
 
 
 def check_minion_id(ledger: Ledger, store: str, minion_id: str) -> None:
-    """Raise ``Refused`` if the minion ID is that of another store's server or hypervisor."""
+    """
+    Raise ``Refused`` if the minion ID is that of another store's server or hypervisor.
+
+    So it is if the store has a server under another one: nothing would find that any more.
+    """
+    old = ledger.get(store)
+    servers = old and old.state != lifecycle.RETIRED.name and ledger.generations(store, "defining")
+    if old and servers and old.minion_id != minion_id:
+        raise Refused(
+            f"the server of store {store} has the minion ID {old.minion_id}, the pillar now says "
+            f"{minion_id}",
+            f"set minion_id back in the pillar, or remove that server first: salt-run "
+            f"deploy.retire {store} remove=True",
+        )
     for other in ledger.of_minion(minion_id):
         if other.store != store:
             raise Refused(
@@ -110,13 +128,7 @@ def staging(turn: Turn) -> Evidence:
 def clearing(turn: Turn) -> Evidence:
     """Over when the old server's domain, disk and key are gone from their places."""
     world, minion = turn.world, turn.record.minion_id
-    if twin := turn.twin(turn.record.hypervisor):
-        raise Fault(
-            f"{twin} still runs the server of store {turn.record.store}: a second one would be its "
-            "twin",
-            f"shut it down there, or deploy there: salt-run deploy.store {turn.record.store} "
-            f"hypervisor={twin} redeploy=True",
-        )
+    _no_twin(turn)
     old_key = turn.once("old_public_key", lambda: world.keys(minion).get(ACCEPTED, ""))
     facts = turn.once(
         "cleared", lambda: turn.on_hypervisor("clear", public_key=old_key or None).facts
@@ -132,6 +144,17 @@ def clearing(turn: Turn) -> Evidence:
         raise Waiting(f"the old key of {minion} is not gone yet", 1)
     _note_asides(turn, facts)
     return {"set_aside": facts["set_aside"], "serving_key": ""}
+
+
+def _no_twin(turn: Turn) -> None:
+    """Look at the store's other hypervisors, once until the deployment is held or retried."""
+    if twin := turn.twin(turn.record.hypervisor):
+        raise Fault(
+            f"{twin} still runs the server of store {turn.record.store}: a second one would be its "
+            "twin",
+            f"shut it down there, or deploy there: salt-run deploy.store {turn.record.store} "
+            f"hypervisor={twin} redeploy=True",
+        )
 
 
 def _note_asides(turn: Turn, facts: Evidence) -> None:
@@ -167,6 +190,7 @@ def defining(turn: Turn) -> Evidence:
 
 def starting(turn: Turn) -> Evidence:
     """Over when the domain has run for ``steady_s`` without a break."""
+    _no_twin(turn)
     _admit(turn)
     facts = turn.on_hypervisor("start").facts
     _admit(turn)
@@ -232,10 +256,13 @@ def configuring(turn: Turn) -> Evidence:
 
 def restarting(turn: Turn) -> Evidence:
     """Over when the guest, made permanent, has noted a third boot ID."""
-    turn.once("settled", lambda: turn.in_guest("settle").facts)
-    before = turn.record.evidence["boot_ids"][-1]
+    settled = turn.once("settled", lambda: turn.in_guest("settle").facts)
+    # However often it booted before, it has to boot once more from what is permanent now.
+    before = settled["boot_id"]
     # Reboots only while that boot lasts, so asking is the same as looking.
     facts = turn.in_guest("reboot", quick=True, after=before).facts
+    if facts["boot_id"] == before or facts["boots"][-1] != facts["boot_id"]:
+        raise Waiting(f"{turn.record.minion_id} has not come back from its reboot yet", 20)
     return _boots(turn, facts["boots"], 3)
 
 
@@ -275,6 +302,7 @@ def finishing(turn: Turn) -> Evidence:
 def rolling_back(turn: Turn) -> Evidence:
     """Over when the server that was set aside runs again and its minion answers."""
     world, minion = turn.world, turn.record.minion_id
+    _no_twin(turn)
     of = turn.once("rolls_back_to", lambda: _set_aside(turn))
     present = world.keys(minion).get(ACCEPTED) or None
     room = turn.once("made_room", lambda: turn.on_hypervisor("clear", public_key=present).facts)
@@ -322,19 +350,21 @@ def cancelling(turn: Turn) -> Evidence:
     """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
     world, record = turn.world, turn.record
     world.disarm(record.minion_id)
-    # From now on it is not let in any more, however long its hypervisor is away.
-    _lock_out(turn)
+    # From now on it is not let in any more, however long its hypervisor is away. Once: while it
+    # runs it calls again, and each deletion makes all minions authenticate anew.
+    _first(turn, "locked_out", lambda: lock_out(turn))
     # Before these states nothing was done on the hypervisor, or nothing of the new server.
     if turn.ledger.reached(record.store, record.generation, "clearing"):
         turn.once("quiet", turn.quiet)
     if turn.ledger.reached(record.store, record.generation, "defining"):
-        turn.once("discarded", lambda: _gone(turn, turn.on_hypervisor("discard").facts))
+        turn.once("discarded", lambda: _gone(turn, lambda: turn.on_hypervisor("discard").facts))
     # What still ran has called again.
-    _lock_out(turn)
+    lock_out(turn)
     return {}
 
 
-def _lock_out(turn: Turn) -> None:
+def lock_out(turn: Turn) -> None:
+    """Purge the key of the server that this deployment makes, if it has come that far."""
     world, minion = turn.world, turn.record.minion_id
     ours, known = turn.record.evidence.get("public_key"), world.keys(minion)
     # Whose key was accepted since ours was made came in by the door that was open for it.
@@ -342,16 +372,38 @@ def _lock_out(turn: Turn) -> None:
         world.purge_key(minion)
 
 
-def _gone(turn: Turn, facts: Evidence) -> Evidence:
-    """Return the facts of a removal, if nothing is left; otherwise name what is."""
+def _first(turn: Turn, name: str, act: Callable[[], None]) -> None:
+    """Act once, beside a job that is under way."""
+    if name not in turn.record.evidence:
+        act()
+        turn.save(evidence={**turn.record.evidence, name: True})
+
+
+def _gone(turn: Turn, remove: Callable[[], Evidence]) -> Evidence:
+    """
+    Return the facts of a removal, if nothing is left; otherwise name what is.
+
+    What was on a machine that is gone went with it: that is told, and nobody can mend it.
+    """
+    try:
+        turn.check_hypervisor()
+        facts = remove()
+    except Replaced as err:
+        _cleanup_failed(turn, [f"whatever the machine before it had ({err})"])
+        return {"removed": [], "kept": []}
     if not facts["left"]:
         return facts
-    left = [f"{turn.record.hypervisor}: {path}" for path in facts["left"]]
-    turn.save(evidence={**turn.record.evidence, "cleanup_failed": left})
+    left = _cleanup_failed(turn, facts["left"])
     raise Fault(
         f"it could not be removed: {', '.join(left)}",
         f"remove it there, then: {lifecycle.again(turn.record.state, turn.record.store)}",
     )
+
+
+def _cleanup_failed(turn: Turn, what: list[str]) -> list[str]:
+    left = [f"{turn.record.hypervisor}: {each}" for each in what]
+    turn.save(evidence={**turn.record.evidence, "cleanup_failed": left})
+    return left
 
 
 def _retired(turn: Turn, data_disks: bool) -> Evidence:
@@ -363,12 +415,9 @@ def retiring(turn: Turn) -> Evidence:
     """Over when nothing is left of any server of the store."""
     world, record = turn.world, turn.record
     world.disarm(record.minion_id)
-    world.purge_key(record.minion_id)
+    _first(turn, "locked_out", lambda: world.purge_key(record.minion_id))
     data_disks = record.evidence["data_disks"]
-    facts = turn.once(
-        "removed",
-        lambda: _gone(turn, _retired(turn, data_disks)),
-    )
+    facts = turn.once("removed", lambda: _gone(turn, lambda: _retired(turn, data_disks)))
     world.purge_key(record.minion_id)
     return {"retired": {key: facts[key] for key in ("removed", "kept")}}
 

@@ -76,11 +76,14 @@ class Asking(Waiting):
 class Turn:
     """The record, the ledger and the world, while one step is at work."""
 
-    def __init__(self, world: World, ledger: Ledger, record: Record, rung: bool) -> None:
+    def __init__(
+        self, world: World, ledger: Ledger, record: Record, rung: bool, max_active: int
+    ) -> None:
         self.world = world
         self.ledger = ledger
         self.record = record
         self.rung = rung
+        self.max_active = max_active
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -96,7 +99,9 @@ class Turn:
     def once(self, name: str, find: Callable[[], Any]) -> Any:
         """Return evidence ``name``; found out at the first call, remembered from then on."""
         if name not in self.record.evidence:
-            self.save(evidence={**self.record.evidence, name: find()}, job=None)
+            found = find()
+            # Only now: finding it out may have left evidence of its own.
+            self.save(evidence={**self.record.evidence, name: found}, job=None)
         return self.record.evidence[name]
 
     def on_hypervisor(
@@ -128,29 +133,45 @@ class Turn:
         """
         Return which other hypervisor runs the store's server; empty if none does.
 
-        One that does not answer within :data:`FENCE_S`, or has no accepted key any more, is gone.
+        One that does not answer within :data:`FENCE_S` is gone, and so is one that has not the key
+        any more that it had then. One that answers must be able to say it.
         """
-        others = dict.fromkeys((self.record.hypervisor, *self.record.others))
-        for other in others:
-            if other == hypervisor or ACCEPTED not in self.world.keys(other):
-                continue
+        for other in dict.fromkeys((self.record.hypervisor, *self.record.others)):
             known = self.record.evidence.get("fence", {}).get(other)
+            if other == hypervisor or not self._still_there(other):
+                continue
             if known is None:
                 known = {"until": self.world.now() + FENCE_S}
                 self._fence(other, known)
             if "runs" not in known:
                 try:
-                    domain = self.on_hypervisor("facts", quick=True, at=other).facts["domain"]
-                    runs = bool(domain and domain.get("ours") and domain["state"] in RUNNING)
-                except Waiting:
+                    facts = self.on_hypervisor("facts", quick=True, at=other).facts
+                    runs = self._runs(other, facts)
+                except Asking:
                     if self.world.now() < known["until"]:
                         raise
                     runs = False
+                except Waiting:
+                    # It is there, and has its time again to say it.
+                    self._fence(other, {"until": self.world.now() + FENCE_S})
+                    raise
                 known = {**known, "runs": runs}
                 self._fence(other, known)
             if known["runs"]:
                 return other
         return ""
+
+    def _still_there(self, other: str) -> bool:
+        ours, accepted = self.record.key_of(other), self.world.keys(other).get(ACCEPTED)
+        return bool(ours and accepted and self.world.same_key(accepted, ours))
+
+    @staticmethod
+    def _runs(other: str, facts: dict[str, Any]) -> bool:
+        domain = facts["domain"]
+        if domain is None:
+            why = facts["libvirt"]["why"]
+            raise Waiting(f"{other} may run the store's server and cannot say so: {why}")
+        return bool(domain.get("ours") and domain["state"] in RUNNING)
 
     def _fence(self, other: str, known: dict[str, Any]) -> None:
         evidence = self.record.evidence
@@ -175,7 +196,7 @@ class Turn:
         arguments["generation"] = self.record.generation
         job = self.record.job
         if job and job.minion == minion and job.function in MENDS:
-            self._answer(job, quick=True)
+            self._answer(job, quick=True, arguments=MENDS[job.function])
             job = None
         if job is None or (job.minion, job.function) != (minion, function):
             job = self._publish(minion, function, arguments)
@@ -251,7 +272,7 @@ class Turn:
         self.world.publish(job.jid, minion, function, {**arguments, **nonce})
         return job
 
-    def _answer(self, job: Job, quick: bool, arguments: dict[str, Any] | None = None) -> Returned:
+    def _answer(self, job: Job, quick: bool, arguments: dict[str, Any]) -> Returned:
         """Return what came back for ``job``; otherwise see to it that it will, and wait."""
         returned = self._first_return(job)
         if returned is not None:
@@ -260,9 +281,9 @@ class Turn:
         silent = self.world.now() - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):
-                self._publish(job.minion, job.function, arguments or {})
+                self._publish(job.minion, job.function, arguments)
         elif self._lost(job, silent):
-            self._publish(job.minion, job.function, arguments or {})
+            self._publish(job.minion, job.function, arguments)
         raise waiting
 
     def quiet(self) -> bool:

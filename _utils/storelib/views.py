@@ -23,6 +23,8 @@ HIDDEN = (
     "serving_key",
     "fence",
     "made_room",
+    "retried",
+    "locked_out",
 )
 """Evidence that is for the machine only."""
 

@@ -48,9 +48,6 @@ class World(Protocol):
     def disarm(self, minion: str) -> None:
         """Remove that entry, if it is there."""
 
-    def armed(self, minion: str) -> bool:
-        """Say whether that entry is there."""
-
     def master_public_key(self) -> str:
         """Return the master's public key, PEM."""
 

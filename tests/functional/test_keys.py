@@ -9,6 +9,8 @@ import stat
 import pytest
 import salt.config
 import salt.key
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from storelib.errors import Fault
 from storelib.hypervisor import guest
@@ -87,6 +89,15 @@ def test_a_key_is_the_same_however_it_is_written_down(pems):
     assert keys.same(pems[0], windows)
     assert not keys.same(*pems)
     assert not keys.same(pems[0], "no key at all")
+
+
+@pytest.mark.parametrize("kind", [ed25519.Ed25519PrivateKey, x25519.X25519PrivateKey])
+def test_a_key_of_another_kind_is_another_key(pems, kind):
+    """Salt stores whatever it is sent, and a stranger may send it."""
+    public = kind.generate().public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    assert not keys.same(pems[0], pem)
+    assert keys.same(pem, pem)
 
 
 # The autosign entry

@@ -463,7 +463,8 @@ class FakeMaster:
         }
 
     def do_settle(self, generation):
-        return {"cloud_init_off": True, "hostname": GUEST, "interfaces": {"eth0": ["x.network"]}}
+        settled = {"cloud_init_off": True, "interfaces": {"eth0": ["x.network"]}}
+        return {**settled, "boot_id": self.booted[-1], "hostname": GUEST}
 
     def do_probe(self, generation, checks):
         return {"results": [{"check": check, "ok": True, "detail": "x"} for check in checks]}

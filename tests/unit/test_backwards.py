@@ -141,7 +141,14 @@ def test_a_server_that_was_set_aside_elsewhere_is_refused_and_named(replaced, wh
     assert now(replaced) == before
 
 
-def test_a_server_that_was_pruned_is_missed_before_anything_is_touched(replaced):
+def test_a_good_server_is_not_given_up_for_one_that_is_nowhere(replaced):
+    before = replaced.books.save(dataclasses.replace(now(replaced), asides={}))
+    with pytest.raises(Refused, match="no set-aside server that was ever verified"):
+        rollback(replaced)
+    assert now(replaced) == before
+
+
+def test_a_server_that_was_taken_away_is_missed_before_anything_is_touched(replaced):
     replaced.facts["set_asides"] = []
     rollback(replaced)
     failed(replaced, "rolling_back", "hv-0815 has no set-aside server of store 0815")

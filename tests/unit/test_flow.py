@@ -36,6 +36,7 @@ from fake_master import (
 from storelib import __version__, flow, lifecycle, report, seal, spec, views
 from storelib.errors import Fault, LedgerError, Refused
 from storelib.turn import MEND_AGAIN
+from storelib.world import ACCEPTED
 
 ACTING = [
     "store_hypervisor.stage",
@@ -329,6 +330,58 @@ def test_the_pillar_may_change_until_the_deployment_is_queued_and_not_after(mast
     assert master.run().spec["cpus"] == 8
 
 
+def test_while_a_hypervisor_is_awaited_its_pillar_is_not_compiled_in_vain(master):
+    looks = []
+    master.away.add(HYPERVISOR)
+    store_server = master.store_server
+    master.store_server = lambda minion: looks.append(minion) or store_server(minion)
+    master.begin()
+    master.run(until=lambda record: master.time > BEGAN + 3600)
+    assert looks == []
+    master.pillars = {HYPERVISOR: {**PILLAR, "cpus": 8}}
+    master.away.clear()
+    record = master.run()
+    assert (record.state, record.spec["cpus"]) == ("deployed", 8), record.reason
+
+
+def test_a_hypervisor_that_is_installed_anew_while_it_is_awaited_is_believed(master):
+    master.away.add(HYPERVISOR)
+    master.begin()
+    master.run(until=lambda record: master.time > BEGAN + 600)
+    master.hypervisor_key = pem("new")
+    master.known_keys[HYPERVISOR] = {ACCEPTED: pem("new")}
+    master.away.clear()
+    record = master.run()
+    assert (record.state, record.evidence["hypervisor_key"]) == ("deployed", pem("new"))
+
+
+def test_a_server_does_not_change_its_minion_id(master):
+    before = deployed(master)
+    master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
+    with pytest.raises(Refused, match="has the minion ID store-0815, the pillar now says") as told:
+        master.begin(redeploy=True)
+    assert "deploy.retire 0815 remove=True" in told.value.hint
+    assert master.books.get("0815") == before
+
+
+def test_a_server_does_not_change_its_minion_id_while_its_hypervisor_is_awaited(master):
+    deployed(master)
+    master.begin(redeploy=True)
+    master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
+    failed(master, "awaiting_hypervisor", "the server of store 0815 has the minion ID store-0815")
+    assert master.facts["domain"]["state"] == "running"
+
+
+def test_a_way_out_that_follows_a_changed_pillar_says_what_reads_it_again(master):
+    deployed(master)
+    master.instead["store_hypervisor.stage"] = not_ok("no image", "correct it in the pillar")
+    master.begin(redeploy=True)
+    record = failed(master, "staging", "no image")
+    assert record.next_action.endswith(
+        "or, if you changed the pillar: salt-run deploy.store 0815 redeploy=True"
+    )
+
+
 @pytest.mark.parametrize(
     ("pillar", "reason"),
     [
@@ -342,7 +395,7 @@ def test_a_pillar_that_became_wrong_fails_the_deployment(master, pillar, reason)
     master.begin()
     master.pillars = {HYPERVISOR: pillar}
     failed(master, "awaiting_hypervisor", reason)
-    assert master.published == []
+    assert {function for function, _ in master.published} == {"store_hypervisor.facts"}
 
 
 # Slots
@@ -410,7 +463,10 @@ def test_a_fault_that_a_minion_reports_is_the_reason_of_the_failure(master, func
     master.begin()
     record = failed(master, state, error)
     assert record.reason == error
-    assert record.next_action == "mend it so"
+    assert record.next_action == (
+        "mend it so, then: salt-run deploy.retry 0815, or, if you changed the pillar: "
+        "salt-run deploy.store 0815"
+    )
     assert told(master)[-1] == "failed"
     assert master.events[-1][1]["reason"] == error
     assert master.books.history("0815")[-1].reason == error
@@ -795,6 +851,32 @@ def test_the_secret_is_in_no_job_and_no_record(master):
     ]
     written = str((master.published, master.events, dataclasses.asdict(record)))
     assert not any(secret in written for secret in secrets)
+
+
+# The third boot
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+@pytest.mark.parametrize("when", ["configuring", "restarting"])
+def test_however_often_it_booted_it_boots_once_more_after_it_was_made_permanent(
+    master, when, extra
+):
+    settled_in = []
+    settle, cleanup = master.do_settle, master.do_cleanup
+    master.do_settle = lambda generation: settled_in.append(master.booted[-1]) or settle(generation)
+    master.do_cleanup = lambda generation: (
+        settled_in.append(master.booted[-1]) or cleanup(generation)
+    )
+    master.begin()
+    master.run(until=lambda record: record.state == when)
+    for _ in range(extra):
+        master._boot()
+    record = master.run()
+    assert record.state == "deployed", record.reason
+    settled, cleaned = settled_in
+    boots = record.evidence["boot_ids"]
+    assert boots.index(cleaned) > boots.index(settled)
+    assert len(master.functions("provisioning_helper.reboot")) > 1
 
 
 # The guest's last words

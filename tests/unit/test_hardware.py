@@ -17,7 +17,9 @@ from fake_master import (
     deployed,
     failed,
     hypervisor_facts,
+    not_ok,
     pem,
+    ran,
     told,
 )
 
@@ -38,7 +40,7 @@ def now(master):
 
 def ready(master, minion=HYPERVISOR, auto_deploy=True):
     """Let a hypervisor say that it is ready, and do what comes of it."""
-    flow.offer(master, master.books, now(master), minion, auto_deploy)
+    flow.offer(master, master.books, now(master), minion, auto_deploy, 50)
     for _ in range(500):
         record = flow.advance(master, master.books, "0815", 50)
         if not record.active and not record.candidate:
@@ -129,6 +131,28 @@ def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
     flow.cancel(master.books, master.time, now(master))
     master.run()
     assert ready(master).state == "cancelled"
+
+
+@pytest.mark.parametrize("state", PATH[:2])
+def test_a_store_that_was_cancelled_before_its_hypervisor_was_known_stays_cancelled(master, state):
+    master.away.add(HYPERVISOR)
+    master.begin()
+    flow.cancel(master.books, master.time, now(master))
+    assert master.run().state == "cancelled"
+    master.away.clear()
+    record = ready(master)
+    assert (record.state, record.generation) == ("cancelled", 1)
+
+
+def test_a_hypervisor_that_was_waited_for_in_vain_begins_the_deployment_when_it_is_ready(master):
+    master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {"awaiting_hypervisor": 600}}}
+    master.away.add(HYPERVISOR)
+    master.begin()
+    failed(master, "awaiting_hypervisor", "was not over after 600 s")
+    master.away.clear()
+    record = ready(master)
+    assert (record.state, record.generation) == ("deployed", 2)
+    assert any("had waited" in change.reason for change in master.books.history("0815"))
 
 
 def test_a_hypervisor_that_does_not_say_what_it_has_changes_nothing(master):
@@ -233,6 +257,93 @@ def test_an_operator_does_not_make_a_twin_either(two):
     assert two.run().state == "deployed"
 
 
+@pytest.mark.parametrize("state", ["starting", "booting", "configuring"])
+def test_a_retry_makes_no_twin_either(two, state):
+    two.begin(redeploy=True, hypervisor=NEW)
+    old, two.facts = two.facts, two.others.pop(NEW)
+    two.away.add(HYPERVISOR)
+    function = {
+        "starting": "store_hypervisor.start",
+        "booting": "provisioning_helper.boots",
+        "configuring": "provisioning_helper.highstate",
+    }
+    two.instead[function[state]] = not_ok("it broke")
+    record = failed(two, state, "it broke")
+    two.instead.clear()
+    two.away.clear()
+    two.others[HYPERVISOR] = old
+    flow.retry(two.books, two.time, record)
+    if state == "configuring":
+        # Its own guest runs already: it goes on.
+        assert two.run().state == "deployed"
+    else:
+        failed(two, "starting", "hv-0815 still runs the server of store 0815")
+
+
+def test_a_rollback_makes_no_twin_either(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    old, two.facts = two.facts, two.others.pop(NEW)
+    two.away.add(HYPERVISOR)
+    assert two.run().state == "deployed"
+    two.begin(redeploy=True, hypervisor=NEW)
+    assert two.run().state == "deployed"
+    two.away.clear()
+    two.others[HYPERVISOR] = old
+    flow.rollback(two.books, two.time, now(two))
+    failed(two, "rolling_back", "hv-0815 still runs the server of store 0815")
+    assert "store_hypervisor.restore" not in ran(two)
+
+
+def test_a_hypervisor_that_cannot_say_whether_it_runs_the_server_is_waited_for(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    there = dict(two.others[HYPERVISOR])
+    two.others[HYPERVISOR] |= {"domain": None, "libvirt": {**there["libvirt"], "why": "no socket"}}
+    record = failed(two, "clearing", "hv-0815 may run the store's server and cannot say so")
+    two.others[HYPERVISOR] = {**there, "domain": {**there["domain"], "state": "shut off"}}
+    flow.retry(two.books, two.time, record)
+    assert two.run().state == "deployed"
+
+
+def test_who_forges_the_old_hypervisors_answer_makes_no_twin(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    two.run(until=lambda record: record.state == "clearing")
+    two.forged["store_hypervisor.facts"] = lambda value: {**value, "seal": "x"}
+    failed(two, "clearing", "refused: hv-0815 sent a report on facts without its seal")
+
+
+def test_a_redeployment_that_was_cancelled_at_once_does_not_forget_the_hypervisor(two):
+    two.begin(redeploy=True)
+    flow.cancel(two.books, two.time, now(two))
+    assert two.run().state == "cancelled"
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    failed(two, "clearing", "hv-0815 still runs the server of store 0815")
+
+
+def test_a_deployment_that_an_operator_moved_is_not_moved_back_by_the_old_hypervisor(two):
+    key = two.known_keys.pop(NEW)
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.run(until=lambda record: record.reason != "")
+    flow.offer(two, two.books, now(two), HYPERVISOR, True, 50)
+    assert now(two).hypervisor == NEW
+    two.known_keys[NEW] = key
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    two.others[HYPERVISOR]["domain"] = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
+    record = two.run()
+    assert (record.state, record.hypervisor) == ("deployed", NEW), record.reason
+
+
+def test_a_machine_that_is_replaced_behind_its_guest_begins_again_at_the_deadline(master):
+    master.begin()
+    master.run(until=lambda record: record.state == "configuring")
+    new_box(master)
+    record = master.run()
+    assert (record.state, record.generation) == ("deployed", 1), record.reason
+    assert told(master).count("staging") == 2
+
+
 def test_an_old_hypervisor_that_comes_back_does_not_get_its_store_back(two):
     two.away.add(HYPERVISOR)
     two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
@@ -298,7 +409,7 @@ def test_refused_reports_are_in_the_history_once_a_state(master):
 
 
 def test_the_ledger_knows_all_hypervisors_of_a_store(two):
-    flow.offer(two, two.books, now(two), NEW, auto_deploy=True)
+    flow.offer(two, two.books, now(two), NEW, True, 50)
     assert [each.store for each in two.books.of_minion(NEW)] == ["0815"]
     two.books.save(dataclasses.replace(now(two), candidate={}))
     assert two.books.of_minion(NEW) == []

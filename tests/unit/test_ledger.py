@@ -429,6 +429,9 @@ def test_a_ledger_of_the_first_version_is_read_and_written_on(first_ledger):
         assert [change.id for change in ledger.unannounced("0815")] == [42]
         assert [bell.name for bell in ledger.rung()] == ["hv-0815"]
         ledger.ring("store-0815", 102.0)
+        ledger.save(record("0816", state="queued", hypervisor="hv-0815"))
+        ledger.save(record("0817", state="queued"))
+        assert ledger.next_in_queue(50) == ["0817"], "staging keeps its slot"
         ledger.save(dataclasses.replace(found, state="clearing", job=None), "staged")
         assert [change.id for change in ledger.history("0815")] == [41, 42, 43]
         assert ledger._db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)

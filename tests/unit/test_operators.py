@@ -40,6 +40,10 @@ FAILING = {
 }
 
 
+def now(master):
+    return master.books.get("0815")
+
+
 def said(master, verb):
     """Let the operator say the verb, as ``office.change`` does."""
     return VERBS[verb](master.books, master.time, master.books.get("0815"))
@@ -216,6 +220,63 @@ def test_while_the_hypervisor_is_away_the_deployment_is_cancelling(master):
     nothing_is_left(master)
 
 
+def test_a_guest_that_calls_on_is_locked_out_without_a_storm_of_key_rotations(master):
+    entered(master, "configuring")
+    master.away.add(HYPERVISOR)
+    said(master, "cancel")
+    purges = master.acts.count("purge store-0815")
+    for _ in range(100):
+        # As Salt's minion does whose key was deleted.
+        master.known_keys[GUEST] = {"pending": master.guest_key}
+        master.run(until=lambda record: True)
+        master.time += 30
+    assert now(master).state == "cancelling"
+    assert master.acts.count("purge store-0815") == purges + 1
+    master.away.clear()
+    assert master.run().state == "cancelled"
+    nothing_is_left(master)
+
+
+@pytest.mark.parametrize("how", ["key", "machine"])
+def test_what_was_on_a_machine_that_is_gone_is_named_and_the_cancelling_ends(master, how):
+    entered(master, "configuring")
+    master.away.add(HYPERVISOR)
+    said(master, "cancel")
+    master.run(until=lambda record: True)
+    master.away.clear()
+    master.up = False
+    if how == "key":
+        master.hypervisor_key = pem("new")
+        master.known_keys[HYPERVISOR] = {"accepted": pem("new")}
+    else:
+        master.facts["machine_id"] = "0" * 32
+    record = master.run()
+    assert record.state == "cancelled", record.reason
+    (left,) = views.record(record)["cleanup_failed"]
+    assert left.startswith("hv-0815: whatever the machine before it had")
+    assert master.keys(GUEST) == {}
+
+
+def test_a_removal_that_the_hypervisor_refuses_says_what_is_left(master):
+    entered(master, "configuring")
+    master.instead["store_hypervisor.discard"] = not_ok("libvirt cannot be reached")
+    said(master, "cancel")
+    record = failed(master, "cancelling", "libvirt cannot be reached")
+    assert record.evidence["cleanup_failed"] == ["hv-0815: whatever it has of store-0815"]
+    assert record.next_action == "mend it, then: salt-run deploy.cancel 0815"
+
+
+def test_a_guest_of_a_machine_that_was_replaced_is_not_let_in_after_a_cancel(master):
+    entered(master, "configuring")
+    master.up = False
+    master.hypervisor_key = pem("new")
+    master.known_keys[HYPERVISOR] = {"accepted": pem("new")}
+    master.run(until=lambda record: record.state == "awaiting_hypervisor")
+    said(master, "cancel")
+    assert master.run().state == "cancelled"
+    assert master.keys(GUEST) == {}
+
+
 def test_what_is_still_there_is_named_and_cancel_can_be_said_again(master):
     entered(master, "booting")
     left = ["/pool/store-0815.qcow2"]
@@ -321,8 +382,8 @@ def test_a_retry_that_is_held_in_the_queue_still_goes_on_where_it_failed(master)
 def test_what_is_held_keeps_its_slot_if_it_had_one(master, state, kept):
     entered(master, state)
     said(master, "hold")
-    other = {"store": "0816", "state": "queued", "held_in": ""}
-    waiting = dataclasses.replace(master.books.get("0815"), **other)
+    other = {"store": "0816", "state": "queued", "held_in": "", "revision": 0}
+    waiting = master.books.save(dataclasses.replace(master.books.get("0815"), **other))
     assert master.books.slot_free(waiting, 50) is not kept
 
 
@@ -368,6 +429,29 @@ def test_what_was_wrong_is_looked_at_again(master, function, state, facts):
     master.instead.clear()
     said(master, "retry")
     assert master.run().state == "deployed"
+
+
+@pytest.mark.parametrize("state", PATH[7:])
+def test_a_guest_that_is_off_is_switched_on_by_a_retry(master, state):
+    entered(master, state)
+    # As a power cut on the hypervisor does.
+    master.up = False
+    master.facts["domain"] |= {"state": "shut off"}
+    record = master.run()
+    assert (record.state, record.failed_in) == ("failed", state)
+    booted = list(master.booted)
+
+    def start(generation, spec, of=None, start=master.do_start):
+        done = start(generation, spec, of)
+        # It is the same disk, with its list of boots.
+        master.booted = booted
+        return done
+
+    master.do_start = start
+    said(master, "retry")
+    record = master.run()
+    assert record.state == "deployed", record.reason
+    assert ran(master).count("store_hypervisor.start") == 2
 
 
 def test_after_an_intrusion_the_guest_is_let_in_anew(master):

@@ -38,7 +38,7 @@ class Fault(Exception):
     def __init__(
         self,
         error: str,
-        hint: str = "see the minion's log on the hypervisor, mend it, then retry",
+        hint: str = "see the minion's log on the hypervisor and mend it",
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(error)
@@ -135,7 +135,7 @@ def no_space(path: Path, needed: int) -> Fault:
     """Return the fault that says that the pool is full."""
     return Fault(
         f"no free disk in {path}: {-(-needed // MIB)} MiB needed, {free(path) // MIB} MiB free",
-        "make room in the pool, then retry",
+        "make room in the pool",
     )
 
 
@@ -195,7 +195,7 @@ def of_system(err: OSError, pool: Path | None) -> Fault:
     if err.errno == errno.ENOSPC and pool:
         return Fault(
             f"no free disk in {pool}: {free(pool) // MIB} MiB free",
-            "make room in the pool, then retry",
+            "make room in the pool",
         )
     where = f" ({err.filename})" if err.filename else ""
     return Fault(f"{err.strerror or err}{where}")

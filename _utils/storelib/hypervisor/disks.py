@@ -43,6 +43,13 @@ def fit(image: Path, size_gib: int) -> None:
         )
 
 
+def room(image: Path, disk: Path) -> None:
+    """Raise :class:`Fault` if an independent copy of the image has no room beside the disk."""
+    needed = image.stat().st_blocks * 512
+    if needed > free(disk.parent):
+        raise no_space(disk.parent, needed)
+
+
 def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
     """
     Make a disk from an image.
@@ -61,9 +68,7 @@ def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
             *(image, partial, f"{size_gib}G"),
         )
     else:
-        needed = image.stat().st_blocks * 512
-        if needed > free(disk.parent):
-            raise no_space(disk.parent, needed)
+        room(image, disk)
         run("cp", "--sparse=always", "--reflink=auto", image, partial)
         run("qemu-img", "resize", "-q", "-f", "qcow2", partial, f"{size_gib}G")
     partial.chmod(0o600)

@@ -75,7 +75,7 @@ def connected(uri: str | None, patience_s: float | None = None) -> Iterator[Any]
     except libvirt.libvirtError as err:
         text = err.get_error_message()
         if not connection.isAlive():
-            raise Gone(f"libvirt went away: {text}", "see to libvirtd, then retry") from err
+            raise Gone(f"libvirt went away: {text}", "see to libvirtd") from err
         raise Fault(f"libvirt refuses: {text}") from err
     finally:
         with contextlib.suppress(libvirt.libvirtError):

@@ -59,7 +59,7 @@ def stage(source: str, image: Path, sha256: str, get_file: Callable[[str, str], 
             part.unlink()
             raise Fault(
                 f"the image {source} has the sha256 {found}, the pillar says {sha256}",
-                "correct image.sha256 in the pillar or the file at the source, then retry",
+                "correct image.sha256 in the pillar or the file at the source",
             )
         if disks.info(part)["format"] != "qcow2":
             part.unlink()

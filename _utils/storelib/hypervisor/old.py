@@ -170,13 +170,13 @@ def check(
     if system != [str(place.disk)]:
         raise Fault(
             f"the system disk of the set-aside server was {', '.join(system)}, not {place.disk}",
-            "correct pool in the pillar, then retry",
+            "correct pool in the pillar",
         )
     missing = [file for file in others if file and not Path(file).exists()]
     if missing:
         raise Fault(
             f"the set-aside server needs {', '.join(missing)}, which is not there",
-            "bring it back to that path, then retry",
+            "bring it back to that path",
         )
 
 

@@ -19,7 +19,12 @@ from typing import Any
 
 import salt.cache
 import salt.key
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
 from storelib.errors import Fault
 from storelib.world import ACCEPTED
@@ -88,15 +93,16 @@ def accept(opts: dict, minion: str, public_key: str) -> None:
 def same(one: str, other: str) -> bool:
     """Say whether two PEM texts are the same public key, however they are written down."""
     try:
-        numbers = [_numbers(pem) for pem in (one, other)]
-    except ValueError:
+        forms = [_form(pem) for pem in (one, other)]
+    except (ValueError, UnsupportedAlgorithm):
+        # Salt stores whatever it is sent.
         return False
-    return bool(numbers[0] == numbers[1])
+    return forms[0] == forms[1]
 
 
-def _numbers(pem: str) -> Any:
-    key: Any = load_pem_public_key(pem.encode())
-    return key.public_numbers()
+def _form(pem: str) -> bytes:
+    key = load_pem_public_key(pem.encode())
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 @contextlib.contextmanager

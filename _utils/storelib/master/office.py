@@ -9,6 +9,7 @@ Every function takes the master's configuration as ``opts`` and opens the ledger
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from storelib.ledger import BUSY_S, Bell, Ledger, Record
 from storelib.master import pulse, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
-from storelib.turn import NO_FUNCTION
+from storelib.turn import NO_FUNCTION, Waiting
 from storelib.world import ACCEPTED
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,12 @@ REASON_S = 10.0
 
 CHANGES = 20
 """How often an operator's change is tried while the pump changes the same record."""
+
+PUT_OFF_S = 60.0
+"""When a deployment is looked at again whose step broke in a way that was not foreseen."""
+
+READY_AT_ONCE = 5
+"""How many hypervisors that say they are ready are looked at in one round of the pump."""
 
 FACTS_S = 20.0
 """How long ``plan`` waits for the hypervisor's facts."""
@@ -181,7 +188,12 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
     """
     pulse.beat(opts, pulse.SWEEPER if sweep else pulse.PUMP)
     with ledger(opts) as books:
-        asked_for = {bell: _answering(opts, master, books, bell) for bell in books.rung()}
+        rung = books.rung()
+        # Each of these takes a pillar; those that are under way must not wait for all of them.
+        later = [bell for bell in rung if bell.ready][READY_AT_ONCE:]
+        asked_for = {
+            bell: _answering(opts, master, books, bell) for bell in rung if bell not in later
+        }
         bells = {bell: named for bell, named in asked_for.items() if named is not None}
         stores = dict.fromkeys(store for named in bells.values() for store in named)
         eager = {store for bell, named in bells.items() if bell.eager for store in named}
@@ -200,6 +212,10 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
                 # The others have their turn all the same.
                 log.error("%s: %s; %s", store, err.reason, err.hint)
                 continue
+            except Exception:
+                log.exception("%s", store)
+                _put_off(books, store)
+                continue
             if record is None:
                 busy.add(store)
             else:
@@ -209,6 +225,14 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             if not busy.intersection(named):
                 books.answered(bell)
         return states
+
+
+def _put_off(books: Ledger, store: str) -> None:
+    """Look at a store later, whose step cannot even fail; the pump has others to see to."""
+    with contextlib.suppress(StoreDeployError):
+        record = books.get(store)
+        if record and record.due is not None:
+            books.save(dataclasses.replace(record, due=time.time() + PUT_OFF_S))
 
 
 def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list[str] | None:
@@ -246,7 +270,7 @@ def _ready(opts: dict, master: SaltWorld, books: Ledger, minion: str) -> None:
         with flow.locked(settings.state_dir(opts) / "locks", spec.store) as held:
             if not held:
                 raise Conflict(f"store {spec.store} is at work")
-            flow.offer(master, books, record, minion, spec.auto_deploy)
+            flow.offer(master, books, record, minion, spec.auto_deploy, settings.max_active(opts))
     elif record is None and spec.auto_deploy:
         log.info("%s: %s is ready, auto_deploy", spec.store, minion)
         flow.begin(books, time.time(), spec, minion, "event")
@@ -366,7 +390,10 @@ def _asked_all(master: SaltWorld, asked: dict[str, tuple[str, str, dict]]) -> di
     for name, (minion, function, arguments) in asked.items():
         if ACCEPTED in master.keys(minion):
             jids[name] = master.new_jid()
-            master.publish(jids[name], minion, function, arguments)
+            try:
+                master.publish(jids[name], minion, function, arguments)
+            except Waiting as err:
+                raise Refused(err.why, "systemctl status salt-master; then try again") from err
     answers: dict[str, Any] = {}
     until = time.monotonic() + FACTS_S
     while len(answers) < len(jids) and time.monotonic() < until:

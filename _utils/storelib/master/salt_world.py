@@ -103,10 +103,6 @@ class SaltWorld:
         """Remove the autosign entry."""
         self.autosign.disarm(minion)
 
-    def armed(self, minion: str) -> bool:
-        """Look for the autosign entry."""
-        return self.autosign.armed(minion)
-
     def master_public_key(self) -> str:
         """Read the master's public key."""
         return (Path(self.opts["pki_dir"]) / "master.pub").read_text()
@@ -121,7 +117,8 @@ class SaltWorld:
 
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire on the master's own bus."""
-        self._bus.fire_event(dict(data), tag)
+        if not self._bus.fire_event(dict(data), tag):
+            raise ConnectionError("the master's event bus cannot be reached")
 
 
 def store_server(opts: dict, hypervisor: str) -> object:

@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A round of the pump: whatever happens to one store, the others have their turn.
+
+Master, hypervisors and guest are a stub (fake_master); the ledger and all that decides are real.
+"""
+
+import pytest
+from fake_master import HYPERVISOR, PILLAR, not_ok, pem
+
+from storelib import flow
+from storelib.errors import Refused
+from storelib.master import office
+from storelib.spec import from_pillar
+from storelib.turn import Waiting
+from storelib.world import ACCEPTED
+
+
+@pytest.fixture
+def opts(tmp_path):
+    return {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
+
+
+@pytest.fixture(autouse=True)
+def _clock(master, monkeypatch):
+    """The pump's clock is the stub's."""
+    monkeypatch.setattr(office.time, "time", lambda: master.time)
+
+
+def test_a_store_that_cannot_even_fail_stops_no_other_and_is_tried_again_later(master, opts):
+    master.instead["provisioning_helper.highstate"] = not_ok("a state failed")
+    master.begin()
+    master.run(until=lambda record: record.state == "configuring")
+    other = from_pillar({**PILLAR, "store": "0816"}, "hv-0816")
+    flow.begin(master.books, master.time, other, "hv-0816", "operator")
+    disarm = master.disarm
+
+    def broken(_minion):
+        raise AttributeError("not foreseen")
+
+    master.disarm = broken
+    while master._later:
+        master.wait(master.time + 100)
+    states = office.reconcile(opts, master, sweep=True)
+    assert states == {"0816": "awaiting_hypervisor"}
+    assert master.books.get("0815").due == master.time + office.PUT_OFF_S
+    master.disarm = disarm
+    master.time += office.PUT_OFF_S
+    assert office.reconcile(opts, master, sweep=False)["0815"] == "failed"
+
+
+def test_of_many_ready_hypervisors_a_few_are_looked_at_in_each_round(master, opts):
+    names = [f"hv-{number}" for number in range(office.READY_AT_ONCE + 3)]
+    looks = []
+    master.store_server = looks.append
+    for name in names:
+        master.known_keys[name] = {ACCEPTED: pem(name)}
+        master.books.ring(name, master.time, ready=True)
+        master.time += 1
+    master.books.ring("store-quick", master.time)
+    office.reconcile(opts, master, sweep=False)
+    assert looks == names[: office.READY_AT_ONCE]
+    assert [bell.name for bell in master.books.rung()] == names[office.READY_AT_ONCE :]
+    office.reconcile(opts, master, sweep=False)
+    assert looks == names
+
+
+def test_a_master_that_takes_no_job_is_told_in_a_sentence(master):
+    def publish(*_):
+        raise Waiting("the master did not take a job: timed out")
+
+    master.publish = publish
+    with pytest.raises(Refused, match="the master did not take a job") as refused:
+        office._asked(master, HYPERVISOR, "store_hypervisor.facts", {})
+    assert refused.value.hint

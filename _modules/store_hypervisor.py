@@ -629,8 +629,8 @@ def finish(spec, generation, nonce=""):
         found = {
             "domain": known,
             "seed": _seed_facts(place),
-            "inserted": str(place.seed) in domains.inserted(domain),
-            "defined": str(place.seed) in known["cdroms"],
+            "inserted": bool(domains.attached(domains.running(domain), place.seed)),
+            "defined": bool(domains.attached(domains.description(domain), place.seed)),
             "autostart": known["autostart"],
         }
         if found["inserted"] or found["defined"] or not found["autostart"]:

@@ -305,6 +305,7 @@ def test_a_network_that_is_on_the_disk_is_settled(call, machine, network, path, 
     answer = call("settle")
     assert answer.ok, answer.error
     assert answer.facts == {
+        "boot_id": machine.boot_ids[-1],
         "cloud_init_off": True,
         "hostname": "store-0815",
         "interfaces": {"eth0": [path]},

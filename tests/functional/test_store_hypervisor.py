@@ -604,10 +604,16 @@ def test_a_pool_that_is_missing_is_refused(refused, spec):
 
 
 def test_a_full_pool_is_refused(done, refused, spec, pool, image, place, server):
+    full = f"no free disk in {pool}: 1 MiB needed, 0 MiB free"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", pool], check=True)
     try:
+        # The old server runs yet: there is room for the image, and none for its copy.
+        assert refused("stage") == full
+        assert place.image.exists()
+        subprocess.run(["mount", "-o", "remount,size=2m", pool], check=True)
         done("stage")
-        assert re.match(rf"no free disk in {pool}: 1 MiB needed, 0 MiB free", refused("define"))
+        subprocess.run(["mount", "-o", "remount,size=700k", pool], check=True)
+        assert refused("define") == full
         assert not place.disk.exists()
         place.image.unlink()
         (pool / "ballast").write_bytes(bytes(400_000))
@@ -787,6 +793,7 @@ def test_virt_init_is_told_all_that_it_would_guess(spec, place, virt_type, os_ty
     assert (arguments["disk"], arguments["nic"], arguments["graphics"]) == (None, None, None)
     models = [interface.get("model") for interface in arguments["interfaces"]]
     assert models == ([None] if virt_type == "xen" else ["virtio"])
+    assert arguments["disks"][-1]["device"] == ("cdrom" if os_type == "hvm" else "disk")
 
 
 # start
@@ -943,6 +950,24 @@ def test_the_seed_is_taken_away_for_good(done, connection, place):
         assert domain.autostart()
         assert (facts["inserted"], facts["defined"], facts["autostart"]) == (False, False, True)
     assert connection.lookupByName("store-0815").ID() == run
+
+
+def test_a_seed_on_a_disk_is_taken_away_too(done, connection, place):
+    """Stands in for Xen without an emulated CD drive; QEMU gives up a USB disk as readily."""
+    done("stage", "define")
+    defined = dumped(connection)
+    (seed,) = defined.findall("devices/disk[@device='cdrom']")
+    seed.set("device", "disk")
+    seed.find("target").attrib.update(dev="sdz", bus="usb")
+    seed.remove(seed.find("address"))
+    connection.defineXML(ElementTree.tostring(defined, encoding="unicode"))
+    done("start")
+    domain = connection.lookupByName("store-0815")
+    assert str(place.seed) in domain.XMLDesc()
+    facts = done("finish")
+    assert str(place.seed) not in domain.XMLDesc()
+    assert str(place.seed) not in ElementTree.tostring(dumped(connection), encoding="unicode")
+    assert (facts["inserted"], facts["defined"]) == (False, False)
 
 
 def test_a_drive_that_closes_its_tray_again_is_asked_again(done, place, monkeypatch):

@@ -7,9 +7,9 @@ Master, hypervisors and guest are a stub (fake_master); the ledger and all that 
 """
 
 import pytest
-from fake_master import HYPERVISOR, PILLAR, not_ok, pem
+from fake_master import HYPERVISOR, PILLAR, deployed, not_ok, pem
 
-from storelib import flow
+from storelib import flow, report
 from storelib.errors import Refused
 from storelib.master import office
 from storelib.spec import from_pillar
@@ -64,6 +64,39 @@ def test_of_many_ready_hypervisors_a_few_are_looked_at_in_each_round(master, opt
     assert [bell.name for bell in master.books.rung()] == names[office.READY_AT_ONCE :]
     office.reconcile(opts, master, sweep=False)
     assert looks == names
+
+
+@pytest.fixture
+def pruned(master, monkeypatch):
+    """Prune on the hypervisor, which says that this is what it removed."""
+    deployed(master)
+    deployed(master, redeploy=True)
+
+    def pruned(path, secret):
+        record = master.books.get("0815")
+        facts = {"found": [], "removed": [{"path": path}], "kept": [], "left": []}
+        told = report.made("0815", record.generation, "prune", facts)
+
+        def asked_all(_master, asked):
+            (_, _, arguments) = asked["0815"]
+            return {"0815": report.sealed(told, arguments["nonce"], secret)}
+
+        monkeypatch.setattr(office, "_asked_all", asked_all)
+        (row,) = office._pruned(master.books, master, 0, "0815", True)
+        assert row["removed"] == [{"path": path}]
+        return set(master.books.get("0815").asides)
+
+    return pruned
+
+
+def test_what_was_pruned_is_no_server_to_go_back_to(master, pruned):
+    secret = master.secret(HYPERVISOR, master.hypervisor_key)
+    assert pruned("/pool/elsewhere", secret) == {"1"}
+    assert pruned("/pool/g1", secret) == set()
+
+
+def test_who_says_without_a_seal_what_was_pruned_changes_no_record(pruned):
+    assert pruned("/pool/g1", "a stranger's") == {"1"}
 
 
 def test_a_master_that_takes_no_job_is_told_in_a_sentence(master):

@@ -181,9 +181,19 @@ def running_as(connection: Any, name: str) -> int | None:
     return domain.ID() if domain is not None and state(domain) in RUNNING else None
 
 
-def inserted(domain: Any) -> list[str]:
-    """Return the files in the CD drives of the domain as it runs now."""
-    return sources(ElementTree.fromstring(domain.XMLDesc()), "cdrom")
+def attached(described: ElementTree.Element, seed: Path) -> list[ElementTree.Element]:
+    """Return the drives of a domain that have the seed in them, or the disk that it is."""
+    return [
+        disk
+        for disk in described.iterfind("devices/disk")
+        for source in disk.iterfind("source")
+        if source.get("file") == str(seed)
+    ]
+
+
+def running(domain: Any) -> ElementTree.Element:
+    """Return the domain as it runs now, if it does; else as it is defined."""
+    return ElementTree.fromstring(domain.XMLDesc())
 
 
 def sources(defined: ElementTree.Element, device: str = "disk") -> list[str]:
@@ -287,13 +297,17 @@ def undefine(domain: Any) -> None:
 def detach(domain: Any, seed: Path) -> None:
     """Eject the seed from the running guest and take its drive out of the definition."""
     libvirt = importlib.import_module("libvirt")
-    for disk in _drives(description(domain), seed):
+    for disk in attached(description(domain), seed):
         domain.detachDeviceFlags(
             ElementTree.tostring(disk, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_CONFIG
         )
     if not domain.isActive():
         return
-    for disk in _drives(ElementTree.fromstring(domain.XMLDesc()), seed):
+    for disk in attached(running(domain), seed):
+        if disk.get("device") != "cdrom":
+            text = ElementTree.tostring(disk, encoding="unicode")
+            domain.detachDeviceFlags(text, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            continue
         for name in ("source", "backingStore"):
             for element in disk.findall(name):
                 disk.remove(element)
@@ -302,8 +316,10 @@ def detach(domain: Any, seed: Path) -> None:
 
 def _eject(domain: Any, empty: str) -> None:
     libvirt = importlib.import_module("libvirt")
-    # By force: the guest may have locked the drive's tray.
-    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    if domain.connect().getType() != "Xen":
+        # The guest may have locked the drive's tray; libxl asks no guest, and knows no force.
+        flags |= libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
 
     def ejected() -> bool:
         with contextlib.suppress(libvirt.libvirtError):
@@ -314,12 +330,3 @@ def _eject(domain: Any, empty: str) -> None:
     # A guest that is just resetting the drive closes the tray again.
     if not awaited(ejected, EJECT_S):
         domain.updateDeviceFlags(empty, flags)
-
-
-def _drives(described: ElementTree.Element, seed: Path) -> list[ElementTree.Element]:
-    return [
-        disk
-        for disk in described.iterfind("devices/disk[@device='cdrom']")
-        for source in disk.iterfind("source")
-        if source.get("file") == str(seed)
-    ]

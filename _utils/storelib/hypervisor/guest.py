@@ -88,9 +88,10 @@ def init_arguments(spec: Mapping[str, Any], place: Place, virt_type: str) -> dic
         "source_file": str(place.seed),
         "format": "raw",
     }
-    if spec["os_type"] == "xen":
-        # A paravirtualized guest has no IDE controller.
-        seed["model"] = "xen"
+    if spec["os_type"] != "hvm":
+        # Without an emulated IDE controller there is no CD drive: cloud-init finds the seed by its
+        # label on a disk, too.
+        seed |= {"device": "disk", "model": "xen"}
     return {
         "name": spec["minion_id"],
         # Without a mode KVM shows the guest a CPU older than what today's distributions ask for.

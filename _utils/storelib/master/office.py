@@ -314,18 +314,26 @@ def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> l
     Stores with a deployment under way are left alone.
     """
     with ledger(opts) as books, world(opts) as master:
-        records = [found(books, store)] if store else books.all()
-        at_rest = [each for each in records if each.state not in lifecycle.OPEN]
-        rest = {"older_than_s": older_than_s, "remove": remove}
-        asked = {
-            each.store: (
-                each.hypervisor,
-                "store_hypervisor.prune",
-                {"spec": each.spec, "generation": each.generation, **rest},
-            )
-            for each in at_rest
-        }
-        answers = _asked_all(master, asked)
+        return _pruned(books, master, older_than_s, store, remove)
+
+
+def _pruned(
+    books: Ledger, master: SaltWorld, older_than_s: float, store: str | None, remove: bool
+) -> list[dict[str, Any]]:
+    """See :func:`prune`."""
+    records = [found(books, store)] if store else books.all()
+    at_rest = [each for each in records if each.state not in lifecycle.OPEN]
+    nonce = master.new_jid()
+    rest = {"older_than_s": older_than_s, "remove": remove, "nonce": nonce}
+    asked = {
+        each.store: (
+            each.hypervisor,
+            "store_hypervisor.prune",
+            {"spec": each.spec, "generation": each.generation, **rest},
+        )
+        for each in at_rest
+    }
+    answers = _asked_all(master, asked)
     rows = []
     for each in at_rest:
         row: dict[str, Any] = {"store": each.store, "hypervisor": each.hypervisor}
@@ -333,10 +341,24 @@ def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> l
             answer = answers.get(each.store)
             facts = _facts(answer, each.hypervisor, each.store, each.generation, "prune")
             row |= {key: facts[key] for key in ("found", "removed", "kept", "left")}
+            # What is only shown may be anybody's word, what changes the record may not.
+            shared = master.secret(each.hypervisor, each.key_of(each.hypervisor))
+            if report.believed(answer, (nonce,), shared):
+                _forget(books, each.store, {part["path"] for part in facts["removed"]})
         except Refused as err:
             row["error"] = err.reason
         rows.append(row)
     return rows
+
+
+def _forget(books: Ledger, store: str, paths: set[str]) -> None:
+    """Take set-aside servers that are gone out of the store's record; a rollback looks there."""
+    for _ in range(CHANGES if paths else 0):
+        record = found(books, store)
+        kept = {of: aside for of, aside in record.asides.items() if aside["path"] not in paths}
+        with contextlib.suppress(Conflict):
+            books.save(dataclasses.replace(record, asides=kept))
+            return
 
 
 def _facts(answer: Any, minion: str, store: str, generation: int, step: str) -> dict[str, Any]:

@@ -61,8 +61,9 @@ integration: packages  ## a real master and minions with the shipped configurati
 matrix: packages  ## every fault in every state of a deployment, as a table
 	@$(call on_machine,pytest tests/faults)
 
-faults: matrix  ## the matrix, then rounds of faults on a real guest (half an hour)
+faults: matrix  ## the matrix, rounds of faults on a real guest, 10,000 forged doorbells (an hour)
 	@$(call venv,$(SALT))/bin/pytest tests/night
+	@$(call on_machine,STORE_DEPLOY_FLOOD=10000 pytest tests/integration/test_hostile_minion.py -k flood)
 
 e2e: packages  ## whole deployments into a real guest, checked from outside
 	@$(call venv,$(SALT))/bin/pytest tests/e2e

@@ -198,9 +198,11 @@ class Hypervisor(Daemon):
         machine_id = self.home / "etc/machine-id"
         machine_id.write_text(hashlib.md5(self.id.encode()).hexdigest() + "\n")
         configuration = f"{self.home}/etc/salt"
-        own = "mount --bind $(mktemp -d) /var/lib/libvirt/images && " if apart else ""
-        with_id = own + 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
-        self.argv = ("unshare", "--mount", "sh", "-c", with_id, "sh", machine_id, configuration)
+        script = 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
+        if apart:
+            (self.home / "pool").mkdir()
+            script = f"mount --bind {self.home}/pool {POOL} && {script}"
+        self.argv = ("unshare", "--mount", "sh", "-c", script, "sh", machine_id, configuration)
         shutil.rmtree(self.home / "etc/salt/pki")
         self.enrol()
         if apart:

@@ -295,14 +295,15 @@ class Site:
         """Start those of the hypervisors' minions that do not run yet: minion IDs, or more."""
         minions = [Hypervisor(each) if isinstance(each, str) else each for each in minions]
         new = [minion.id for minion in minions if minion.id not in self.hypervisors]
+        synced = [each.modules for each in self.hypervisors.values() if each.modules.exists()]
         for minion in minions:
             name = minion.id
             if name not in new:
                 continue
             minion.enrol()
             # That it is given its modules is seen with the first one; the others save the time.
-            for synced in list(self.hypervisors.values())[:1]:
-                shutil.copytree(synced.modules, minion.modules)
+            if synced:
+                shutil.copytree(synced[0], minion.modules)
             minion.start()
             self.hypervisors[name] = minion
         for name in new:

@@ -378,6 +378,18 @@ class Site:
         assert record.state == "deployed", f"{record.failed_in}: {record.reason}"
         return record
 
+    def failed(self, done, state):
+        """Check what an operator is told of a deployment that failed in a state; return why."""
+        answer = done.answer
+        assert done.status == 1
+        assert (answer["state"], answer["failed_in"]) == ("failed", state), done.stdout
+        assert answer["error"] == answer["reason"]
+        assert answer["hint"]
+        assert "\n" not in answer["error"] + answer["hint"]
+        assert answer["error"] in done.stderr
+        assert not self.armed(answer["minion_id"])
+        return answer["error"]
+
     # From outside.
 
     def define(self, domain):
@@ -421,13 +433,35 @@ class Site:
 
     def others(self):
         """What no deployment of another store may change."""
-        domains = set(run("virsh", "list", "--all", "--name").split()) & set(OTHERS)
         record = self.record("0815")
         return {
             "autosign": self.armed("site-minion"),
-            "domains": {name: run("virsh", "dumpxml", "--inactive", name) for name in domains},
+            "domains": {
+                name: run("virsh", "dumpxml", "--inactive", name)
+                for name in set(domains()) & set(OTHERS)
+            },
             "keys": {name: self.keys(name) for name in OTHERS},
             "record": record and record.revision,
+        }
+
+    def remains(self, minion):
+        """Return what there is of a store's server, beside what was set aside."""
+        aside = {"locks", "set-aside"}
+        return [
+            *({minion} & set(domains())),
+            *(p for p in POOL.rglob("*") if minion in p.name and not aside & set(p.parts)),
+            *self.keys(minion),
+            *(["autosign"] if self.armed(minion) else []),
+        ]
+
+    def everything(self):
+        """What a deployment of any store would change."""
+        return {
+            "autosign": AUTOSIGN.read_text(),
+            "domains": {name: run("virsh", "dumpxml", "--inactive", name) for name in domains()},
+            "keys": {path: path.read_text() for path in PKI.glob("minions*/*")},
+            "pool": {path: path.stat().st_mtime_ns for path in POOL.rglob("*")},
+            "records": self.list(),
         }
 
     def armed(self, minion):
@@ -460,6 +494,11 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
+
+
+def domains():
+    """Return the names of all domains."""
+    return run("virsh", "list", "--all", "--name").split()
 
 
 def _users_of(path):

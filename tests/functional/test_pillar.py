@@ -8,6 +8,7 @@ import pathlib
 import pytest
 import salt.config
 import salt.loader
+import salt.pillar
 
 from storelib import flow, seal
 from storelib.hypervisor import guest
@@ -132,3 +133,21 @@ def test_the_masters_own_secret_is_private_and_stays(opts):
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["secret"]
+
+
+def test_the_shipped_example_describes_a_store_in_both_of_its_files(opts):
+    opts["pillar_roots"] = {"base": [str(REPO / "pillar")]}
+    compiled = salt.pillar.Pillar(opts, {}, HYPERVISOR, "base").compile_pillar()
+    assert set(compiled) == {"store_server"}, "Salt adds _errors"
+    spec = from_pillar(compiled["store_server"], HYPERVISOR)
+    # What all stores share, and what is this one's own.
+    assert (spec.master, spec.interfaces[0].source) == ("salt.example.com", "br0")
+    assert spec.verify == ({"tcp": 22}, {"service": "sshd"})
+    assert (spec.store, spec.hostname) == ("0815", "store-0815.example.com")
+    assert [(disk.name, disk.size_gib) for disk in spec.data_disks] == [("data", 100)]
+    assert compiled["store_server"]["guest_pillar"]
+
+
+def test_the_shipped_example_gives_a_store_to_no_other_minion(opts):
+    opts["pillar_roots"] = {"base": [str(REPO / "pillar")]}
+    assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}

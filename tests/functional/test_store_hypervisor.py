@@ -660,6 +660,52 @@ def test_a_domain_is_defined_as_the_pillar_says(done, connection, place):
     assert facts["domain"]["state"] == "shut off"
 
 
+@pytest.fixture
+def bridge():
+    """A bridge of the machine's own network."""
+    subprocess.run(["ip", "link", "add", "br-shop", "type", "bridge"], check=True)
+    yield "br-shop"
+    subprocess.run(["ip", "link", "delete", "br-shop"], check=True)
+
+
+@pytest.fixture
+def network(connection, bridge):
+    """A network of libvirt's that leads to the bridge."""
+    network = connection.networkDefineXML(
+        f"<network><name>shop</name><forward mode='bridge'/><bridge name='{bridge}'/></network>"
+    )
+    network.create()
+    yield network.name()
+    network.destroy()
+    network.undefine()
+
+
+def test_bridge_and_network_are_connected_as_the_pillar_says(
+    done, connection, spec, bridge, network
+):
+    macs = ["52:54:00:12:34:57", "52:54:00:12:34:58"]
+    spec["interfaces"] = [
+        {"name": "eth0", "type": "bridge", "source": bridge, "mac": macs[0], "address": "dhcp"},
+        {"name": "eth1", "type": "network", "source": network, "mac": macs[1], "address": "dhcp"},
+    ]
+    assert done("facts")["sources_missing"] == []
+    done("stage", "define", "start")
+    assert [
+        (
+            interface.get("type"),
+            interface.find("source").attrib,
+            interface.find("mac").get("address"),
+            interface.find("model").get("type"),
+        )
+        for interface in dumped(connection).iterfind("devices/interface")
+    ] == [
+        ("bridge", {"bridge": bridge}, macs[0], "virtio"),
+        ("network", {"network": network}, macs[1], "virtio"),
+    ]
+    # The kernel has both on the bridge.
+    assert len(list(pathlib.Path(f"/sys/class/net/{bridge}/brif").iterdir())) == 2
+
+
 def test_nothing_of_the_domain_listens_on_the_network(done, connection, place):
     done("stage", "define", "start")
     live = dumped(connection, flags=0)

@@ -35,6 +35,8 @@ class StandIns:
         """Names of domains in which nothing boots."""
         self.impostors = set()
         """Names of domains whose minion makes a key pair of its own."""
+        self.misled = set()
+        """Names of domains whose seed carries the key of another master."""
         self.minion = {}
         """Configuration of their minions, beside that of image and seed."""
         self.processes = {}
@@ -91,19 +93,22 @@ class StandIns:
 
     def kill_minion(self, name):
         """Kill the guest's minion with its jobs; its system starts it again."""
-        (init,) = (
-            pathlib.Path(
-                f"/proc/{self.processes[name].pid}/task/{self.processes[name].pid}/children"
-            )
-            .read_text()
-            .split()
-        )
-        space = os.readlink(f"/proc/{init}/ns/pid")
+        space = os.readlink(self._init(name) / "ns/pid")
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 ours = os.readlink(path / "ns/pid") == space
                 if ours and b"/salt-minion" in (path / "cmdline").read_bytes():
                     os.kill(int(path.name), signal.SIGKILL)
+
+    def is_down(self, name):
+        """Say whether the guest went down for a reboot and no boot followed (``stays-down``)."""
+        return (self._init(name) / "comm").read_text() == "sleep\n"
+
+    def _init(self, name):
+        """The first process of the guest, as a folder of ``/proc``."""
+        unshare = self.processes[name].pid
+        (init,) = pathlib.Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()
+        return pathlib.Path("/proc", init)
 
     def disk(self, name):
         """Folder of what a guest would have on its disk."""
@@ -154,6 +159,11 @@ class StandIns:
             path.write_text(file["content"])
             path.chmod(int(file["permissions"], 8))
         (disk / "etc/hostname").write_text(user_data["fqdn"])
+        keys = disk / "etc/salt/pki/minion"
         if name in self.impostors:
             for half in ("minion.pem", "minion.pub"):
-                (disk / "etc/salt/pki/minion" / half).unlink()
+                (keys / half).unlink()
+        # In place of what the seed has: without any it would trust the first master that answers.
+        if name in self.misled and (keys / "minion_master.pub").exists():
+            # Any key will do that is not this master's.
+            shutil.copy(keys / "minion.pub", keys / "minion_master.pub")

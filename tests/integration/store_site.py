@@ -198,9 +198,11 @@ class Hypervisor(Daemon):
         machine_id = self.home / "etc/machine-id"
         machine_id.write_text(hashlib.md5(self.id.encode()).hexdigest() + "\n")
         configuration = f"{self.home}/etc/salt"
-        own = "mount --bind $(mktemp -d) /var/lib/libvirt/images && " if apart else ""
-        with_id = own + 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
-        self.argv = ("unshare", "--mount", "sh", "-c", with_id, "sh", machine_id, configuration)
+        script = 'mount --bind "$1" /etc/machine-id && exec salt-minion -c "$2"'
+        if apart:
+            (self.home / "pool").mkdir()
+            script = f"mount --bind {self.home}/pool {POOL} && {script}"
+        self.argv = ("unshare", "--mount", "sh", "-c", script, "sh", machine_id, configuration)
         shutil.rmtree(self.home / "etc/salt/pki")
         self.enrol()
         if apart:
@@ -293,14 +295,15 @@ class Site:
         """Start those of the hypervisors' minions that do not run yet: minion IDs, or more."""
         minions = [Hypervisor(each) if isinstance(each, str) else each for each in minions]
         new = [minion.id for minion in minions if minion.id not in self.hypervisors]
+        synced = [each.modules for each in self.hypervisors.values() if each.modules.exists()]
         for minion in minions:
             name = minion.id
             if name not in new:
                 continue
             minion.enrol()
             # That it is given its modules is seen with the first one; the others save the time.
-            for synced in list(self.hypervisors.values())[:1]:
-                shutil.copytree(synced.modules, minion.modules)
+            if synced:
+                shutil.copytree(synced[0], minion.modules)
             minion.start()
             self.hypervisors[name] = minion
         for name in new:
@@ -375,6 +378,19 @@ class Site:
         assert record.state == "deployed", f"{record.failed_in}: {record.reason}"
         return record
 
+    def failed(self, done, state):
+        """Check what an operator is told of a deployment that failed in a state; return why."""
+        answer = done.answer
+        told = done.status, answer.get("state"), answer.get("failed_in")
+        assert told == (1, "failed", state), answer
+        error, hint = done.sentences
+        assert error == answer["reason"], answer
+        assert hint, answer
+        assert "\n" not in error + hint, answer
+        assert error in done.stderr, done.stderr
+        assert not self.armed(answer["minion_id"]), "the autosign entry is still there"
+        return error
+
     # From outside.
 
     def define(self, domain):
@@ -418,13 +434,35 @@ class Site:
 
     def others(self):
         """What no deployment of another store may change."""
-        domains = set(run("virsh", "list", "--all", "--name").split()) & set(OTHERS)
         record = self.record("0815")
         return {
             "autosign": self.armed("site-minion"),
-            "domains": {name: run("virsh", "dumpxml", "--inactive", name) for name in domains},
+            "domains": {
+                name: run("virsh", "dumpxml", "--inactive", name)
+                for name in set(domains()) & set(OTHERS)
+            },
             "keys": {name: self.keys(name) for name in OTHERS},
             "record": record and record.revision,
+        }
+
+    def remains(self, minion):
+        """Return what there is of a store's server, beside what was set aside."""
+        aside = {"locks", "set-aside"}
+        return [
+            *({minion} & set(domains())),
+            *(p for p in POOL.rglob("*") if minion in p.name and not aside & set(p.parts)),
+            *self.keys(minion),
+            *(["autosign"] if self.armed(minion) else []),
+        ]
+
+    def everything(self):
+        """What a deployment of any store would change."""
+        return {
+            "autosign": AUTOSIGN.read_text(),
+            "domains": {name: run("virsh", "dumpxml", "--inactive", name) for name in domains()},
+            "keys": {path: path.read_text() for path in PKI.glob("minions*/*")},
+            "pool": {path: path.stat().st_mtime_ns for path in POOL.rglob("*")},
+            "records": self.list(),
         }
 
     def armed(self, minion):
@@ -457,6 +495,11 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
+
+
+def domains():
+    """Return the names of all domains."""
+    return run("virsh", "list", "--all", "--name").split()
 
 
 def _users_of(path):

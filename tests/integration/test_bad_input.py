@@ -13,10 +13,14 @@ import store_site
 
 @pytest.fixture(autouse=True)
 def untouched(site):
-    """Everything that belongs to others stays as it is."""
-    before = site.others()
-    yield
+    """Everything that belongs to others stays as it is, and no refusal leaves a trace."""
+    before, records = site.others(), site.list()
+    # What a test begins on purpose it adds to this set.
+    begun = set()
+    yield begun
     assert site.others() == before
+    kept = [[each for each in all_ if each.store not in begun] for all_ in (records, site.list())]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("typed", ["../x", "*", "a,b", "", "x" * 300, "a\nb", "None", "[0815]"])
@@ -61,9 +65,10 @@ def test_a_wrong_argument_is_refused(site, arguments, named):
 
 
 @pytest.mark.parametrize("typed", [["0417"], ["store=0417"], ["'0417'"], ["417"]])
-def test_a_store_id_of_digits_means_what_was_typed(site, typed):
+def test_a_store_id_of_digits_means_what_was_typed(site, untouched, typed):
     (word,) = typed
     store = word.removeprefix("store=").strip("'")
+    untouched.add(store)
     # Nobody has let in this hypervisor, so the deployment waits and then ends.
     site.describe(f"hv-{store}", store, timeouts={"awaiting_hypervisor": 1})
     other = {"0417": "417", "417": "0417"}[store]

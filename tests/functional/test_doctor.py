@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import socket
+import tempfile
 import time
 
 import pytest
@@ -15,7 +17,7 @@ import salt.config
 import salt.utils.yaml
 
 from storelib import __version__, flow
-from storelib.errors import Refused
+from storelib.errors import LedgerError, Refused
 from storelib.ledger import SCHEMA_VERSION, Ledger
 from storelib.master import doctor, office, pulse, settings
 from storelib.master.salt_world import SaltWorld
@@ -284,6 +286,37 @@ def test_files_that_others_may_read_are_found(opts, found):
         path.chmod(0o755)
         assert found() == {f"{path} can be read by others": f"chmod go= {path}"}
         path.chmod(mode)
+
+
+@pytest.fixture
+def foreign(opts):
+    """A state folder with a ledger in it that is root's, where the master runs as salt."""
+    opts["user"] = "salt"
+    with tempfile.TemporaryDirectory(dir="/var/lib/salt") as folder:
+        opts["store_deploy"]["state_dir"] = folder
+        Ledger(settings.ledger_path(opts)).__exit__()
+        yield folder
+
+
+def test_a_state_folder_of_somebody_else_is_told_as_that(opts, foreign):
+    """And not only as a ledger that cannot be opened, for whatever reason."""
+    user = pwd.getpwnam("salt").pw_uid
+    told = {f"{foreign} does not belong to salt": f"chown salt {foreign}"}
+    os.seteuid(user)
+    try:
+        assert dict(doctor._state_dir(opts)) == told
+        with pytest.raises(LedgerError):
+            Ledger(settings.ledger_path(opts))
+    finally:
+        os.seteuid(0)
+    os.chown(foreign, user, -1)
+    ledger = f"{foreign}/ledger.sqlite"
+    os.seteuid(user)
+    try:
+        told = dict(doctor._state_dir(opts))
+    finally:
+        os.seteuid(0)
+    assert told == {f"{ledger} does not belong to salt": f"chown salt {ledger}"}
 
 
 def test_a_disk_that_is_nearly_full_is_found(found, monkeypatch):

@@ -272,6 +272,13 @@ def _started(opts: dict) -> float | None:
 
 def _state_dir(opts: dict) -> Iterator[Fault]:
     folder, path = settings.state_dir(opts), settings.ledger_path(opts)
+    user = pwd.getpwnam(opts["user"]).pw_uid
+    # First, for a ledger of somebody else cannot be opened, which says less.
+    foreign = [
+        each for each in (folder, path, folder / "secret") if _owner(each) not in (user, None)
+    ]
+    for each in foreign:
+        yield f"{each} does not belong to {opts['user']}", f"chown {opts['user']} {each}"
     try:
         with Ledger(path) as ledger:
             ledger.rung()
@@ -281,20 +288,23 @@ def _state_dir(opts: dict) -> Iterator[Fault]:
         if told != "ok":
             raise sqlite3.DatabaseError(told)
     except LedgerError as err:
-        yield err.reason, err.hint
+        if not foreign:
+            yield err.reason, err.hint
         return
     except sqlite3.Error as err:
         yield f"the ledger {path} is damaged: {err}", "restore it: the README, chapter The ledger"
-    user = pwd.getpwnam(opts["user"]).pw_uid
     for each in (folder, path, folder / "secret"):
-        if not each.exists():
-            continue
-        if each.stat().st_uid != user:
-            yield f"{each} does not belong to {opts['user']}", f"chown {opts['user']} {each}"
-        if each.stat().st_mode & 0o077:
+        if each.exists() and each.stat().st_mode & 0o077:
             yield f"{each} can be read by others", f"chmod go= {each}"
     if (free := shutil.disk_usage(folder).free // 2**20) < ROOM_MIB:
         yield f"{folder} has {free} MiB left", "make room there: a full disk stops all deployments"
+
+
+def _owner(path: Path) -> int | None:
+    """Return whom a file belongs to, ``None`` if it is not there or cannot be seen."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid
+    return None
 
 
 def _autosign(opts: dict) -> Iterator[Fault]:

@@ -300,7 +300,8 @@ class Site:
             minion.enrol()
             # That it is given its modules is seen with the first one; the others save the time.
             for synced in list(self.hypervisors.values())[:1]:
-                shutil.copytree(synced.modules, minion.modules)
+                if synced.modules.is_dir():
+                    shutil.copytree(synced.modules, minion.modules)
             minion.start()
             self.hypervisors[name] = minion
         for name in new:
@@ -310,7 +311,9 @@ class Site:
         """Return what one minion returns, ``None`` if it or the master does not answer."""
         client = salt.client.LocalClient("/etc/salt/master")
         try:
-            return client.cmd(minion, function, arguments, timeout=seconds).get(minion) or None
+            # Salt says False of a minion that has not answered.
+            told = client.cmd(minion, function, arguments, timeout=seconds).get(minion, False)
+            return None if told is False else told
         except (salt.exceptions.SaltClientError, salt.exceptions.AuthenticationError):
             return None
         finally:

@@ -50,6 +50,8 @@ def test_a_guest_that_never_calls_fails_at_its_deadline(silent):
     assert silent.answer["failed_in"] == "booting"
     assert "store-0817 has not called" in silent.answer["reason"]
     assert "150 s" in silent.answer["reason"]
+    # What it says there itself is often the only hint; how far it had come by then is not known.
+    assert "its console ended with: " in silent.answer["reason"]
     assert silent.answer["next_action"]
 
 

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import socket
+import tempfile
 import time
 
 import pytest
@@ -15,7 +17,7 @@ import salt.config
 import salt.utils.yaml
 
 from storelib import __version__, flow
-from storelib.errors import Refused
+from storelib.errors import LedgerError, Refused
 from storelib.ledger import SCHEMA_VERSION, Ledger
 from storelib.master import doctor, office, pulse, settings
 from storelib.master.salt_world import SaltWorld
@@ -83,6 +85,7 @@ def test_the_shipped_configuration_is_healthy(found):
         ({"file_roots": {}}, "no file root has _modules/store_hypervisor.py", "modules"),
         ({"order_masters": True}, "order_masters is set", "on the master that they call"),
         ({"reactor": []}, "no reactor for store/*/guest/*", "reactor.conf"),
+        ({"reactor": []}, "no reactor for salt/minion/*/start", "reactor.conf"),
         ({"schedule": {"x": {"function": "test.ping"}}}, "no schedule calls", "schedule.conf"),
         ({"auto_accept": True}, "auto_accept lets every minion in", "auto_accept: False"),
         ({"autosign_file": None}, "no autosign_file is set", "autosign.conf"),
@@ -113,10 +116,63 @@ def test_a_reactor_that_is_named_twice_or_not_on_the_disk_is_found(opts, found):
     }
 
 
+@pytest.mark.parametrize("glob", ["store/*", "store/08*/guest/*"])
+def test_a_reactor_that_is_named_for_a_wider_or_narrower_glob_too_is_found(opts, found, glob):
+    opts["reactor"].append({glob: [str(REPO / "reactor/guest.sls")]})
+    (mend,) = found().values()
+    assert list(found()) == ["more than one reactor for store/*/guest/*"]
+    assert f"store/*/guest/*, {glob}" in mend
+
+
+def test_a_glob_that_was_narrowed_to_the_sites_names_is_no_fault(opts, found):
+    *others, starts = opts["reactor"]
+    (named,) = starts.values()
+    globs = ("salt/minion/store-*/start", "salt/minion/hv-*/start")
+    opts["reactor"] = [*others, *({glob: named} for glob in globs)]
+    assert found() == {}
+    opts["reactor"] = others
+    assert list(found()) == ["no reactor for salt/minion/*/start"]
+
+
 def test_a_reactor_of_the_sites_own_beside_ours_is_no_fault(opts, found, tmp_path):
     (tmp_path / "own.sls").write_text("")
     opts["reactor"].append({"store/*/guest/*": [str(tmp_path / "own.sls")]})
+    opts["reactor"].append({"*": ["/elsewhere/own.sls"]})
     assert found() == {}
+
+
+@pytest.mark.parametrize("form", ["names", "a glob of files", "a file of its own"])
+def test_every_form_of_reactor_that_salt_takes_is_read(opts, found, tmp_path, form):
+    shipped, guest = opts["reactor"], str(REPO / "reactor/guest.sls")
+    if form == "names":
+        opts["reactor"] = [{tag: sls[0]} for each in shipped for tag, sls in each.items()]
+    elif form == "a glob of files":
+        shipped[1] = {"store/*/guest/*": [str(REPO / "reactor/gu*.sls")]}
+    else:
+        (tmp_path / "reactor.yml").write_text(json.dumps(shipped))
+        opts["reactor"] = str(tmp_path / "reactor.yml")
+    assert found() == {}
+    # It was read, then.
+    doctors = [sls for _, sls in doctor._reactor_map(opts)]
+    assert guest in doctors
+
+
+def test_a_mapping_of_two_reactors_is_passed_over_as_salt_does(opts, found):
+    opts["reactor"] = [{tag: sls for each in opts["reactor"] for tag, sls in each.items()}]
+    assert list(found()) == [f"no reactor for {tag}" for tag in doctor.TAGS]
+
+
+@pytest.mark.parametrize("engines", [["store_pump"], {"store_pump": {}}, [{"store_pump": {}}]])
+def test_every_form_of_engines_that_salt_takes_is_read(opts, found, engines):
+    opts["engines"] = engines
+    assert found() == {}
+
+
+@pytest.mark.parametrize("engines", [["store"], {"sqs": {}}, {}, None])
+def test_other_engines_are_not_taken_for_ours(opts, found, engines):
+    opts["engines"] = engines
+    (told,) = found()
+    assert told.startswith("the engine store_pump is not configured")
 
 
 # What runs
@@ -230,6 +286,37 @@ def test_files_that_others_may_read_are_found(opts, found):
         path.chmod(0o755)
         assert found() == {f"{path} can be read by others": f"chmod go= {path}"}
         path.chmod(mode)
+
+
+@pytest.fixture
+def foreign(opts):
+    """A state folder with a ledger in it that is root's, where the master runs as salt."""
+    opts["user"] = "salt"
+    with tempfile.TemporaryDirectory(dir="/var/lib/salt") as folder:
+        opts["store_deploy"]["state_dir"] = folder
+        Ledger(settings.ledger_path(opts)).__exit__()
+        yield folder
+
+
+def test_a_state_folder_of_somebody_else_is_told_as_that(opts, foreign):
+    """And not only as a ledger that cannot be opened, for whatever reason."""
+    user = pwd.getpwnam("salt").pw_uid
+    told = {f"{foreign} does not belong to salt": f"chown salt {foreign}"}
+    os.seteuid(user)
+    try:
+        assert dict(doctor._state_dir(opts)) == told
+        with pytest.raises(LedgerError):
+            Ledger(settings.ledger_path(opts))
+    finally:
+        os.seteuid(0)
+    os.chown(foreign, user, -1)
+    ledger = f"{foreign}/ledger.sqlite"
+    os.seteuid(user)
+    try:
+        told = dict(doctor._state_dir(opts))
+    finally:
+        os.seteuid(0)
+    assert told == {f"{ledger} does not belong to salt": f"chown salt {ledger}"}
 
 
 def test_a_disk_that_is_nearly_full_is_found(found, monkeypatch):

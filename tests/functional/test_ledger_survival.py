@@ -1,19 +1,21 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger on a disk that is full or read-only, and its backup as the README has it."""
+"""The ledger on a disk that is full or read-only, or held; its backup as the README has it."""
 
 import contextlib
 import dataclasses
 import pathlib
 import re
 import subprocess
+import sys
+import time
 
 import pytest
 
 from storelib import flow
 from storelib.errors import LedgerError
 from storelib.ledger import Ledger
-from storelib.master import settings
+from storelib.master import office, settings
 from storelib.spec import from_pillar
 
 README = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -129,6 +131,34 @@ def test_a_read_only_disk_is_one_sentence_and_afterwards_it_goes_on(disk):
     assert "owner, mode" in refused.value.hint
     assert whole(path, saved)
     assert save(path) == saved + 1
+
+
+HOLD = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_bell_does_not_keep_a_reactors_thread_while_another_process_writes(path):
+    """The reactor has ten threads for all bells, and a writer that hangs must not take them."""
+    with Ledger(path) as ledger:
+        begin(ledger)
+    command = [sys.executable, "-c", HOLD, path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as writer:
+        assert writer.stdout.readline() == "held\n"
+        began = time.monotonic()
+        with pytest.raises(LedgerError, match="locked"):
+            office.notify({}, "0815", "store-0815", ready=False)
+        # About a second; every other writer waits ten.
+        assert time.monotonic() - began < 5
+        writer.stdin.close()
+    assert office.notify({}, "0815", "store-0815", ready=False)
+    with Ledger(path) as ledger:
+        assert {bell.name for bell in ledger.rung()} == {"0815", "store-0815"}
 
 
 # Backup and restore

@@ -313,7 +313,9 @@ class Site:
         """Return what one minion returns, ``None`` if it or the master does not answer."""
         client = salt.client.LocalClient("/etc/salt/master")
         try:
-            return client.cmd(minion, function, arguments, timeout=seconds).get(minion) or None
+            # Salt says False of a minion that has not answered.
+            told = client.cmd(minion, function, arguments, timeout=seconds).get(minion, False)
+            return None if told is False else told
         except (salt.exceptions.SaltClientError, salt.exceptions.AuthenticationError):
             return None
         finally:

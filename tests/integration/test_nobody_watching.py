@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nobody types, nobody watches, or half of the machinery is missing: it goes on all the same."""
 
+import concurrent.futures
 import signal
 import subprocess
 
@@ -25,6 +26,22 @@ def test_a_deployment_outlives_the_command_that_began_it(site, state, how):
         process.send_signal(how)
     assert process.returncode != 0
     assert site.ended(store).failed_in == "booting"
+
+
+def test_of_ten_commands_at_once_one_deploys(site):
+    # Nobody has let in this hypervisor, so the deployment waits for as long as the others take.
+    site.describe("hv-ten", "ten")
+    with concurrent.futures.ThreadPoolExecutor(10) as operators:
+        asked = [operators.submit(site.salt_run, "store", "ten", "wait=False") for _ in range(10)]
+        done = [each.result() for each in asked]
+    assert sorted(each.status for each in done) == [0, *[1] * 9]
+    refused = [each.sentences for each in done if each.status == 1]
+    assert all(why.startswith("store ten is being deployed already: ") for why, _ in refused)
+    assert {hint for _, hint in refused} == {"watch it: salt-run deploy.status ten"}
+    begun = [(change.generation, change.previous) for change in site.history("ten")]
+    assert begun == [(1, "")]
+    assert site.record("ten").generation == 1
+    assert site.salt_run("cancel", "ten").status == 0
 
 
 def test_a_ready_event_that_no_pillar_bears_out_does_nothing(site):

@@ -9,6 +9,7 @@ Everything is searched for all of them, with Salt's logs at debug; the allowed p
 import base64
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import secrets
@@ -34,6 +35,12 @@ FOLDERS = (
     *("/var/lib/store-deploy", "/var/log/libvirt", "/var/log/salt"),
 )
 """What the machine has for itself, and /tmp, which it shares."""
+
+SHARED = ("/dev/shm", "/var/tmp", str(pathlib.Path.home()))
+"""Shared with others, who keep much there: only what was written since then is read."""
+
+LARGE = 64 * 1024**2
+"""What is larger in a shared folder is a disk of somebody else's test."""
 
 CACHED_PILLAR = "/var/cache/salt/master/pillar/{}.p"
 if salt.version.__saltstack_version__.major < 3008:
@@ -100,17 +107,31 @@ class Spied:
         return {name for name, texts in self.needles.items() if any(t in content for t in texts)}
 
 
-def files():
+def files(since):
+    """Return content and mode of each file, in shared folders of those written ``since`` then."""
+    # The checkout, and what is in FOLDERS once more by the path of the machine around.
+    skipped = {"/srv/store-deploy", *(f"{folder}/{own_folder()}" for folder in SHARED)}
     found = {}
-    for folder in FOLDERS:
-        for path in pathlib.Path(folder).rglob("*"):
-            # Some come and go.
-            with contextlib.suppress(OSError):
-                status = path.lstat()
-                ours = not path.is_relative_to("/srv/store-deploy")
-                if ours and stat.S_ISREG(status.st_mode):
-                    found[str(path)] = path.read_bytes(), status.st_mode & 0o777
+    for folder in (*FOLDERS, *SHARED):
+        for parent, below, names in os.walk(folder):
+            below[:] = [name for name in below if f"{parent}/{name}" not in skipped]
+            for path in (pathlib.Path(parent, name) for name in names):
+                # Some come and go.
+                with contextlib.suppress(OSError):
+                    status = path.lstat()
+                    new = status.st_ctime >= since and status.st_size < LARGE
+                    if stat.S_ISREG(status.st_mode) and (new or folder in FOLDERS):
+                        found[str(path)] = path.read_bytes(), status.st_mode & 0o777
     return found
+
+
+def own_folder():
+    """Return the name of the folder in which the private machine keeps what it has for itself."""
+    mounts = [
+        line.split() for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    ]
+    (root,) = [fields[3] for fields in mounts if fields[4] == "/etc/salt"]
+    return pathlib.Path(root).parents[1].name
 
 
 def forms(raw):
@@ -119,8 +140,23 @@ def forms(raw):
 
 
 @pytest.fixture(scope="module")
-def spied(site):
+def planted():
+    """Files in every searched place that does not end with the machine, and in one that does."""
+    paths = [
+        pathlib.Path(folder, f"planted-{PLANTED[:8]}")
+        for folder in ("/run", "/srv", "/tmp", *SHARED)
+    ]
+    for path in paths:
+        path.write_text(PLANTED)
+    yield paths
+    for path in paths:
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def spied(site, planted):
     """Deploy a store with everybody's log at debug, and look at everything meanwhile."""
+    since = min(path.stat().st_ctime for path in planted)
     debug = "log_level_logfile: debug\n"
     folder = pathlib.Path("/srv/minions", HYPERVISOR, "etc/salt/minion.d")
     folder.mkdir(parents=True)
@@ -132,17 +168,16 @@ def spied(site):
     site.start_hypervisors(HYPERVISOR)
     guest = pathlib.Path(DISK)
     with site.events("") as heard, Processes() as processes:
-        planted = ["sh", "-c", f"sleep 1; : {PLANTED}"]
-        subprocess.run(planted, check=True, env={"PLANTED": PLANTED, **store_site.ENVIRONMENT})
+        told = ["sh", "-c", f"sleep 1; : {PLANTED}"]
+        subprocess.run(told, check=True, env={"PLANTED": PLANTED, **store_site.ENVIRONMENT})
         assert site.ask(HYPERVISOR, "test.arg", PLANTED, seconds=60)
-        pathlib.Path("/srv/planted").write_text(PLANTED)
         site.begin("spied")
         site.entered("spied", "rebooting", 300)
         # From its second boot on.
         (guest / "etc/salt/minion.d/99-debug.conf").write_text(debug)
-        early = files()
+        early = files(since)
         record = site.deployed("spied")
-    late = files()
+    late = files(since)
     root = (store_site.STATE_DIR / "secret").read_bytes()
     key = (guest / "etc/salt/pki/minion/minion.pem").read_bytes()
     spied = Spied(
@@ -168,7 +203,7 @@ def spied(site):
     site.master.start()
 
 
-def test_what_was_planted_is_found_everywhere(spied):
+def test_what_was_planted_is_found_everywhere(spied, planted):
     for name in ("cmdline", "environ"):
         assert any(
             "planted" in spied.within(text) for kind, text in spied.processes if kind == name
@@ -177,7 +212,7 @@ def test_what_was_planted_is_found_everywhere(spied):
     where = {
         path for path, (content, _) in spied.late.items() if "planted" in spied.within(content)
     }
-    assert "/srv/planted" in where
+    assert where >= {str(path) for path in planted}
     assert any(path.startswith("/var/cache/salt/master/jobs/") for path in where)
 
 

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import glob
+import itertools
 import os
 import pwd
 import shutil
@@ -20,6 +23,7 @@ import salt.daemons.masterapi
 import salt.exceptions
 import salt.loader
 import salt.utils.jid
+import salt.utils.yaml
 
 from storelib import __version__
 from storelib.errors import LedgerError, Refused, SpecError
@@ -30,7 +34,9 @@ from storelib.spec import MINION_ID, from_pillar
 TAGS = {
     "store/*/hypervisor/ready": "hypervisor_ready.sls",
     "store/*/guest/*": "guest.sls",
+    "salt/minion/*/start": "minion_start.sls",
 }
+"""The reactors, by globs that a site may make wider or narrower."""
 
 SILENT_S = 90
 """Pump and sweeper have run within this time, or do not run."""
@@ -121,8 +127,7 @@ def _some(minions: list[str]) -> str:
 
 
 def _configuration(opts: dict) -> Iterator[Fault]:
-    engines = [name for entry in opts.get("engines") or [] for name in entry]
-    if "store_pump" not in engines:
+    if "store_pump" not in _engines(opts):
         yield (
             "the engine store_pump is not configured: deployments advance every 30 s only",
             _install(opts, "50-store-deploy-engine.conf"),
@@ -161,6 +166,12 @@ def _configuration(opts: dict) -> Iterator[Fault]:
         )
 
 
+def _engines(opts: dict) -> set[str]:
+    """Return the names of the engines: Salt takes a mapping, or a list of mappings or names."""
+    engines = opts.get("engines") or []
+    return {name for each in engines for name in ([each] if isinstance(each, str) else each)}
+
+
 def _sweeps(opts: dict) -> bool:
     jobs = (opts.get("schedule") or {}).values()
     return any(isinstance(j, dict) and j.get("function") == "deploy.reconcile" for j in jobs)
@@ -178,20 +189,45 @@ def _install(opts: dict, name: str) -> str:
 
 
 def _reactors(opts: dict) -> Iterator[Fault]:
-    reactor = "50-store-deploy-reactor.conf"
-    entries = [(tag, sls) for entry in opts.get("reactor") or [] for tag, sls in entry.items()]
+    conf = "50-store-deploy-reactor.conf"
+    entries = _reactor_map(opts)
     for tag, name in TAGS.items():
-        ours = [str(sls) for each, listed in entries if each == tag for sls in listed]
-        if not ours:
-            yield f"no reactor for {tag}", _install(opts, reactor)
-        if len([sls for sls in ours if sls.endswith(f"/{name}")]) > 1:
-            yield f"more than one reactor for {tag}", f"name {name} once in all of master.d"
-        for sls in dict.fromkeys(ours):
+        ours = [each for each, sls in entries if sls.endswith(f"/{name}")]
+        if not any(each == tag for each, _ in entries) and not any(_meet(tag, g) for g in ours):
+            yield f"no reactor for {tag}", _install(opts, conf)
+        if any(_meet(one, other) for one, other in itertools.combinations(ours, 2)):
+            yield (
+                f"more than one reactor for {tag}",
+                f"name {name} once in all of master.d; now it is at {', '.join(ours)}",
+            )
+        named = [sls for each, sls in entries if each == tag or sls.endswith(f"/{name}")]
+        for sls in dict.fromkeys(named):
             if sls.startswith("/") and not Path(sls).is_file():
                 yield (
                     f"the reactor {sls} for {tag} is not there",
-                    f"put the path of your checkout into {reactor}, restart salt-master",
+                    f"put the path of your checkout into {conf}, restart salt-master",
                 )
+
+
+def _reactor_map(opts: dict) -> list[tuple[str, str]]:
+    """Return globs of tags and the files for them, in all the forms in which Salt takes them."""
+    told, pairs = opts.get("reactor") or [], []
+    if isinstance(told, str):
+        path, told = Path(told), []
+        with contextlib.suppress(OSError, salt.utils.yaml.YAMLError):
+            told = salt.utils.yaml.safe_load(path.read_text()) or []
+    for entry in told:
+        # Salt passes over a mapping of two.
+        if isinstance(entry, dict) and len(entry) == 1:
+            ((tag, named),) = entry.items()
+            for sls in [named] if isinstance(named, str) else named or []:
+                pairs += [(tag, file) for file in glob.glob(str(sls)) or [str(sls)]]
+    return pairs
+
+
+def _meet(one: str, other: str) -> bool:
+    """Say whether one glob is the other, or within it."""
+    return fnmatch.fnmatch(one, other) or fnmatch.fnmatch(other, one)
 
 
 def _running(opts: dict) -> Iterator[Fault]:
@@ -199,10 +235,9 @@ def _running(opts: dict) -> Iterator[Fault]:
     if started is None:
         yield "salt-master does not run", "systemctl start salt-master; its log says why it ended"
         return
-    engines = [name for entry in opts.get("engines") or [] for name in entry]
     now, different = time.time(), set()
     for who, configured, what in (
-        (pulse.PUMP, "store_pump" in engines, "the engine store_pump"),
+        (pulse.PUMP, "store_pump" in _engines(opts), "the engine store_pump"),
         (pulse.SWEEPER, _sweeps(opts), "the schedule of deploy.reconcile"),
     ):
         at, other = pulse.last(opts, who)
@@ -237,6 +272,13 @@ def _started(opts: dict) -> float | None:
 
 def _state_dir(opts: dict) -> Iterator[Fault]:
     folder, path = settings.state_dir(opts), settings.ledger_path(opts)
+    user = pwd.getpwnam(opts["user"]).pw_uid
+    # First, for a ledger of somebody else cannot be opened, which says less.
+    foreign = [
+        each for each in (folder, path, folder / "secret") if _owner(each) not in (user, None)
+    ]
+    for each in foreign:
+        yield f"{each} does not belong to {opts['user']}", f"chown {opts['user']} {each}"
     try:
         with Ledger(path) as ledger:
             ledger.rung()
@@ -246,20 +288,23 @@ def _state_dir(opts: dict) -> Iterator[Fault]:
         if told != "ok":
             raise sqlite3.DatabaseError(told)
     except LedgerError as err:
-        yield err.reason, err.hint
+        if not foreign:
+            yield err.reason, err.hint
         return
     except sqlite3.Error as err:
         yield f"the ledger {path} is damaged: {err}", "restore it: the README, chapter The ledger"
-    user = pwd.getpwnam(opts["user"]).pw_uid
     for each in (folder, path, folder / "secret"):
-        if not each.exists():
-            continue
-        if each.stat().st_uid != user:
-            yield f"{each} does not belong to {opts['user']}", f"chown {opts['user']} {each}"
-        if each.stat().st_mode & 0o077:
+        if each.exists() and each.stat().st_mode & 0o077:
             yield f"{each} can be read by others", f"chmod go= {each}"
     if (free := shutil.disk_usage(folder).free // 2**20) < ROOM_MIB:
         yield f"{folder} has {free} MiB left", "make room there: a full disk stops all deployments"
+
+
+def _owner(path: Path) -> int | None:
+    """Return whom a file belongs to, ``None`` if it is not there or cannot be seen."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid
+    return None
 
 
 def _autosign(opts: dict) -> Iterator[Fault]:

@@ -336,7 +336,7 @@ def advance(
         announce(world, ledger, store)
         if record.state == lifecycle.HELD.name:
             # Nobody looks meanwhile who calls; a released deployment opens the door again.
-            world.disarm(record.minion_id)
+            _shut(world, record)
         if not record.active and not record.candidate:
             break
         turn = Turn(world, ledger, record, rung, max_active)
@@ -384,7 +384,7 @@ def _move(turn: Turn) -> tuple[Record, bool]:
     why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
         # From now on nobody is let in any more, and the guest is only asked for its last words.
-        turn.world.disarm(record.minion_id)
+        _shut(turn.world, record)
         limit = int(record.deadline - record.since)
         why = f"{record.state} was not over after {limit} s: {why}"
         late = {"why": why, "until": now + CONSOLE_S}
@@ -393,6 +393,14 @@ def _move(turn: Turn) -> tuple[Record, bool]:
     due = min(now + wait.seconds, record.deadline or now + wait.seconds)
     turn.save(reason=why, due=due)
     return turn.record, False
+
+
+def _shut(world: World, record: Record) -> None:
+    """Let nobody in any more; a failure to do so is told when the deployment fails."""
+    try:
+        world.disarm(record.minion_id)
+    except StoreDeployError as err:
+        log.error("%s: %s; %s", record.store, err.reason, err.hint)
 
 
 def _begin_again(turn: Turn, why: str) -> Record:

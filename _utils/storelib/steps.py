@@ -36,7 +36,8 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     # while it is waited for, it was installed anew.
     known = turn.record.evidence.get("hypervisor_key")
     if known is None or not turn.world.same_key(known, key):
-        turn.save(evidence={**turn.record.evidence, "hypervisor_key": key}, job=None)
+        new = {"hypervisor_key": key, "mended": []}
+        turn.save(evidence={**turn.record.evidence, **new}, job=None)
     facts = turn.on_hypervisor("facts", quick=True).facts
     # Not before it answers: a pillar takes long to compile, and may change while nobody is there.
     wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
@@ -257,8 +258,9 @@ def configuring(turn: Turn) -> Evidence:
 def restarting(turn: Turn) -> Evidence:
     """Over when the guest, made permanent, has noted a third boot ID."""
     settled = turn.once("settled", lambda: turn.in_guest("settle").facts)
-    # However often it booted before, it has to boot once more from what is permanent now.
-    before = settled["boot_id"]
+    # However often it booted before, it has to boot once more from what is permanent now. Only a
+    # deployment that began before an update has no boot ID there.
+    before = settled.get("boot_id", turn.record.evidence["boot_ids"][-1])
     # Reboots only while that boot lasts, so asking is the same as looking.
     facts = turn.in_guest("reboot", quick=True, after=before).facts
     if facts["boot_id"] == before or facts["boots"][-1] != facts["boot_id"]:

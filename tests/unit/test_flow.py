@@ -602,7 +602,8 @@ def test_an_unforeseen_exception_is_the_reason_while_it_lasts_and_no_longer(mast
     assert master.run().state == "deployed"
 
 
-def test_a_deployment_fails_even_if_the_autosign_entry_cannot_be_removed_and_says_so(master):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_deployment_fails_even_if_the_autosign_entry_cannot_be_removed_and_says_so(master, late):
     def broken(minion):
         raise Fault("the autosign file cannot be written: Read-only file system", "mend it")
 
@@ -610,7 +611,10 @@ def test_a_deployment_fails_even_if_the_autosign_entry_cannot_be_removed_and_say
     master.begin()
     master.run(until=lambda record: record.state == "configuring")
     master.disarm = broken
-    record = failed(master, "configuring", "a state failed")
+    if late:
+        dies_in_the_highstate(master)
+    why = "configuring was not over after 3600 s" if late else "a state failed"
+    record = failed(master, "configuring", why)
     assert "the autosign file cannot be written" in record.reason
 
 

@@ -281,6 +281,7 @@ def verifying(turn: Turn) -> Evidence:
     if "probes" not in turn.record.evidence:
         answer = turn.try_in_guest("probe", checks=checks)
         if not answer.ok and tries + 1 >= PROBE_TRIES:
+            turn.save(evidence={**turn.record.evidence, "failure": answer.facts})
             raise Fault(answer.error, answer.hint)
         if not answer.ok:
             turn.save(evidence={**turn.record.evidence, "probe_tries": tries + 1})

@@ -520,11 +520,16 @@ def test_a_probe_that_passes_in_the_end_is_a_good_one(master):
     assert ran(master).count("provisioning_helper.probe") == 5
 
 
-def test_a_probe_is_tried_five_times(master):
-    master.instead["provisioning_helper.probe"] = not_ok("refused")
+def test_a_probe_is_tried_five_times_and_its_results_stay(master):
+    results = [{"check": {"tcp": 22}, "ok": False, "detail": "refused"}]
+    master.instead["provisioning_helper.probe"] = report_of(
+        ok=False, error="refused", hint="mend it", facts={"results": results}
+    )
     master.begin()
-    failed(master, "verifying", "refused")
+    record = failed(master, "verifying", "refused")
     assert ran(master).count("provisioning_helper.probe") == 5
+    # As README says of evidence: all that failed, not only the first one that the reason names.
+    assert record.evidence["failure"] == {"results": results}
 
 
 # Deadlines

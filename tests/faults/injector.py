@@ -23,12 +23,15 @@ import time
 import traceback
 import types
 
+import libvirt
 import salt.config
 import salt.utils.jid
+import stand_in
 import store_site
 from store_site import until
 
 from storelib import lifecycle
+from storelib.hypervisor import domains
 from storelib.master import office
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Fault:
 
     states = STATES
     about = ""
+    redeploy = False
     hits = ""
     """
     The state in which it has to hit the job: there the job takes a second or more. The other jobs
@@ -72,6 +76,10 @@ class Fault:
 
     def prepare(self):
         """Make ready what the fault takes, before the deployment begins."""
+
+    def lost(self):
+        """Return what is wrong in the end with what was made ready."""
+        return []
 
     def minion(self):
         """Return the hypervisor's minion."""
@@ -157,16 +165,41 @@ QUICK = {"recon_default": 100, "recon_max": 500}
 """Or a minion may take 11 seconds to come back to a master that was started again."""
 
 
+OLD = f"""<domain type='qemu'>
+  <name>{{guest}}</name><memory>1024</memory><os><type>hvm</type></os>
+  <metadata><d:deployment xmlns:d='{domains.NAMESPACE}' store='{{store}}' generation='7'>
+    <d:public-key>its key</d:public-key></d:deployment></metadata>
+  <devices><disk type='file' device='disk'>
+    <driver type='qcow2'/><source file='{{disk}}'/><target dev='vda'/></disk></devices>
+</domain>"""
+"""A server of the store, as far as the hypervisor knows it."""
+
+
 class MasterKilled(Fault):
     """The master is killed with all its processes, and started again."""
 
     point = ""
+    redeploy = True
     one_at_a_time = threading.Lock()
 
     def prepare(self):
-        # So that there is a key to purge.
+        # So that there is a server to set aside, and a key to purge.
+        guest = self.minions[1]
+        disk = store_site.POOL / f"{guest}.qcow2"
+        shutil.copy(self.site.image, disk)
+        with contextlib.closing(libvirt.open(stand_in.URI)) as connection:
+            connection.defineXML(OLD.format(guest=guest, store=self.store, disk=disk))
         keys = store_site.PKI / "minions"
-        shutil.copy(keys / self.minions[0], keys / self.minions[1])
+        shutil.copy(keys / self.minions[0], keys / guest)
+
+    def lost(self):
+        folder = store_site.POOL / ".store-deploy/set-aside" / self.minions[1]
+        asides = {
+            path.name.partition("-")[0]: {file.name for file in path.iterdir()}
+            for path in folder.glob("*")
+        }
+        whole = {"disk.qcow2", "domain.xml", "minion.pub", "set-aside.json"}
+        return [] if asides == {"g7": whole} else [f"set aside is {asides}"]
 
     def place(self, at):
         if self.point == "after":
@@ -494,12 +527,12 @@ class Phase:
         site.start_hypervisors(*(fault.minion() for fault in faults.values()))
         for fault in faults.values():
             fault.prepare()
-            office.request(master_opts(), fault.store, None, False)
+            office.request(master_opts(), fault.store, None, fault.redeploy)
         with contextlib.suppress(AssertionError):
             until(lambda: all([over(site, fault) for fault in faults.values()]), seconds, "the end")
         for fault in faults.values():
             fault.release()
-            fault.left += leftovers(site, fault)
+            fault.left += leftovers(site, fault) + fault.lost()
             fault.passed = {change.previous for change in site.history(fault.store)}
         for fault in faults.values():
             self.remove(site, fault)

@@ -3,7 +3,7 @@
 """Every fault in every state: nothing is lost, and nothing is left behind."""
 
 import pytest
-from injector import FAULTS
+from injector import FAULTS, HIT
 from matrix import PHASES, cell
 
 NAMES = [name for phase in PHASES for name in phase.stores]
@@ -14,6 +14,12 @@ CELLS = [(name, state) for name in NAMES for state in FAULTS[name].states]
 def test_a_deployment_goes_on_after_the_fault(columns, name, state):
     fault = columns[name]
     assert cell(fault, state) == "ok", fault.failed.get(state, fault.injected)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if FAULTS[name].hits])
+def test_the_fault_hits_the_job(columns, name):
+    """Or the rows above would only show that a minion may be started again between two jobs."""
+    assert columns[name].injected[FAULTS[name].hits].endswith(HIT)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -294,7 +294,9 @@ def retry(ledger: Ledger, now: float, record: Record) -> Record:
     wanted = lifecycle.RESUMES[record.failed_in]
     # Work needs a slot first; who had none yet goes on without one.
     state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
-    leaving = _leaving(record, state, now, {**_found_again(record), "retried": True})
+    # Whoever comes by `starting` is started there.
+    retried = {"retried": wanted in lifecycle.WITH_GUEST}
+    leaving = _leaving(record, state, now, {**_found_again(record), **retried})
     return ledger.save(
         dataclasses.replace(leaving, resumes=resumes),
         change=f"deploy.retry, goes on in {wanted}",
@@ -362,7 +364,7 @@ def _move(turn: Turn) -> tuple[Record, bool]:
             raise Waiting("all slots are taken, or the hypervisor has another deployment", QUEUE_S)
         if record.state not in (lifecycle.FIRST, *LEAVING):
             turn.check_hypervisor()
-        if record.state in lifecycle.WITH_GUEST and "retried" in record.evidence:
+        if record.state in lifecycle.WITH_GUEST and record.evidence.get("retried"):
             # It may be off by now, and before its autostart is on nobody else would start it.
             turn.once("started", lambda: turn.on_hypervisor("start").facts)
         evidence = STEPS[record.state](turn)

@@ -405,6 +405,8 @@ def test_a_retry_goes_on_where_it_failed_and_keeps_what_was_made(master, state):
         expected = ["queued", *expected]
     assert told(master)[mark:] == [*expected, "deployed"]
     assert ran(master).count("store_hypervisor.define") == 1 + (state == "defining")
+    started = ran(master).count("store_hypervisor.start")
+    assert started == 1 + (state in ("starting", "booting", *PATH[7:])), "and watched once"
 
 
 def test_a_retry_waits_for_a_slot(master):

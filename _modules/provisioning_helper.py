@@ -143,7 +143,7 @@ def highstate(store, generation, test=False, nonce=""):
         if facts["errors"]:
             raise guest.Fault(
                 f"the highstate did not run: {facts['errors'][0]}",
-                "Mend the states or pillar that it names, then retry.",
+                "mend the states or pillar that it names",
                 facts,
             )
         if facts["failed"]:
@@ -151,7 +151,7 @@ def highstate(store, generation, test=False, nonce=""):
             raise guest.Fault(
                 f"the highstate failed in {len(facts['failed'])} of {facts['total']} states, first "
                 f"{first['id']} ({first['sls']}): {first['comment']}",
-                "Mend the state, then retry.",
+                "mend the state",
                 facts,
             )
         return facts
@@ -216,7 +216,7 @@ def probe(store, generation, checks, nonce=""):
         for check in checks:
             if not isinstance(check, dict) or len(check) != 1 or not set(check) <= set(PROBES):
                 raise guest.Fault(
-                    f"unknown check {check!r}", f"A check is one of {', '.join(sorted(PROBES))}."
+                    f"unknown check {check!r}", f"a check is one of {', '.join(sorted(PROBES))}"
                 )
         results = []
         for check in checks:
@@ -229,7 +229,7 @@ def probe(store, generation, checks, nonce=""):
             raise guest.Fault(
                 f"{len(failed)} of {len(results)} checks failed, first {failed[0]['check']}: "
                 f"{failed[0]['detail']}",
-                "Mend the service in the guest or its states, then retry.",
+                "mend the service in the guest or its states",
                 facts,
             )
         return facts
@@ -266,7 +266,7 @@ def cleanup(store, generation, nonce=""):
         if left:
             raise guest.Fault(
                 f"bootstrap data could not be removed: {', '.join(left)}",
-                "Remove these paths in the guest by hand, then retry.",
+                "remove these paths in the guest by hand",
                 {"left": left},
             )
         return {"left": left}
@@ -316,7 +316,7 @@ def _report(step, store, generation, nonce, act):
     except guest.Fault as fault:
         found, error, hint = fault.facts, str(fault), fault.hint
     except OSError as err:
-        error, hint = f"{step} failed in the guest: {err}", "Look at the guest's disk, then retry."
+        error, hint = f"{step} failed in the guest: {err}", "look at the guest's disk"
     __context__["retcode"] = 1 if error else 0
     shared = __pillar__.get("store_deploy", {}).get("secret", "")
     return report.sealed(report.made(store, generation, step, found, error, hint), nonce, shared)

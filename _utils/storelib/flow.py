@@ -159,32 +159,37 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
     elif present is None:
         present = record.generation
     verified = set(ledger.generations(store, lifecycle.DEPLOYED.name)) - {present}
+    # These made no server, but put one back that has the number of its own deployment.
+    verified -= set(ledger.generations(store, rolling_back))
     if not verified:
         raise Refused(
             f"store {store} has no earlier server that was ever verified",
             f"see: salt-run deploy.history {store}",
         )
-    known = {number: record.asides.get(str(number)) for number in verified}
-    if record.state == lifecycle.DEPLOYED.name and not any(known.values()):
-        # Of a failed deployment, the old server may still be in its place.
-        raise Refused(
-            f"store {store} has no set-aside server that was ever verified: it was pruned, or was "
-            "on a machine that was replaced",
-            f"deploy anew: salt-run deploy.store {store} redeploy=True",
-        )
     machine = record.evidence.get("hypervisor", {}).get("machine_id")
-    elsewhere = [
-        f"deployment {number} in {aside['path']} on {aside['hypervisor']} (machine ID "
-        f"{aside['machine_id']})"
-        for number, aside in sorted(known.items())
-        if aside
-        and (aside["hypervisor"] != record.hypervisor or machine not in (None, aside["machine_id"]))
-    ]
-    if len(elsewhere) == len(known):
+    others = ", ".join(name for name in record.others if name != record.hypervisor)
+    here, elsewhere = [], []
+    for number in sorted(verified):
+        aside = record.asides.get(str(number))
+        if aside is None and record.state == lifecycle.DEPLOYED.name:
+            on = f" (such as {others})" if others else ""
+            elsewhere.append(f"deployment {number} was pruned, or is on a machine that is gone{on}")
+        elif aside is None:
+            # A clearing that failed at its beginning has left it in its place.
+            here.append(number)
+        elif aside["hypervisor"] != record.hypervisor or machine not in (None, aside["machine_id"]):
+            elsewhere.append(
+                f"deployment {number} in {aside['path']} on {aside['hypervisor']} (machine ID "
+                f"{aside['machine_id']})"
+            )
+        else:
+            here.append(number)
+    if not here:
         raise Refused(
             f"no set-aside server of store {store} is on {record.hypervisor}: "
             f"{'; '.join(elsewhere)}",
-            "put it back there by hand, as the README's operations chapter says, or deploy anew",
+            "put it back there by hand, as the README's operations chapter says, or deploy anew: "
+            f"salt-run deploy.store {store} redeploy=True",
         )
     new = _new(record, now, "queued", record.spec, record.hypervisor, "operator", redeploy=True)
     found = ("hypervisor", "hypervisor_key")

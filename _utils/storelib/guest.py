@@ -80,7 +80,7 @@ def check_deployment(store: str, generation: int) -> None:
         raise Fault(
             f"this guest is of store {here['store']}, deployment {here['generation']}, "
             f"not of store {store}, deployment {generation}",
-            "Look which guest answers to this minion ID.",
+            "look which guest answers to this minion ID",
         )
 
 
@@ -179,7 +179,7 @@ def settle() -> dict[str, Any]:
     if bare:
         raise Fault(
             f"interface {', '.join(bare)} has no configuration that outlives a reboot",
-            "Let the image's cloud-init render the network for the software that runs it.",
+            "let the image's cloud-init render the network for the software that runs it",
             {"interfaces": interfaces},
         )
     # cloud-init itself gave the interfaces their names, from now on udev does.

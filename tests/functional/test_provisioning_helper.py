@@ -382,7 +382,7 @@ def test_a_service_that_runs_passes(call, stub):
 def test_an_unknown_check_names_the_known_ones(call, tmp_path, check):
     touched = tmp_path / "touched"
     answer = call("probe", checks=[{"command": f"touch {touched}"}, check])
-    assert answer.hint == "A check is one of command, service, tcp."
+    assert answer.hint == "a check is one of command, service, tcp"
     assert not touched.exists()
 
 

@@ -88,7 +88,10 @@ def test_a_probe_that_fails_at_each_try_is_named(failed, site):
     why = failed("probes", "verifying")
     assert why == f"1 of 1 checks failed, first {PROBE}: status 3: closed"
     record = site.record("probes")
-    assert record.next_action == "Mend the service in the guest or its states, then retry."
+    assert record.next_action == (
+        "mend the service in the guest or its states, then: salt-run deploy.retry probes, or, if "
+        "you changed the pillar: salt-run deploy.store probes"
+    )
     assert record.evidence["failure"]["results"][0]["check"] == PROBE
     # The last try is the failure.
     assert record.evidence["probe_tries"] == steps.PROBE_TRIES - 1

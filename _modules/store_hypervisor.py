@@ -311,17 +311,14 @@ def clear(spec, generation, public_key=None, nonce=""):
         if known["exists"] or left:
             _set_aside(connection, spec, place, known, generation, public_key)
         _swept(spec, place)
-        put = [
-            each
-            for each in old.listing(place)
-            if each["complete"] and each["cleared_for"] == generation
-        ]
+        whole = [each for each in old.listing(place) if each["complete"]]
+        put = [each for each in whole if each["cleared_for"] == generation]
         return {
             "domain": domains.facts(connection, spec, place),
             "disk": disks.facts(place.disk),
             "seed": _seed_facts(place),
             "set_aside": put[-1] if put else None,
-            "set_asides": put,
+            "set_asides": whole,
         }
 
 

@@ -21,7 +21,7 @@ from storelib import lifecycle
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
-from storelib.steps import STEPS, check_minion_id, intruder, lock_out
+from storelib.steps import STEPS, awake, check_minion_id, intruder, lock_out
 from storelib.turn import Asking, Replaced, Turn, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
-    *("failure", "mended", "late", "fence", "started", "removed", "cleanup_failed", "locked_out"),
+    *("failure", "mended", "late", "fence", "runs", "started", "removed", "cleanup_failed"),
+    "locked_out",
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
 
@@ -273,6 +274,10 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
             f"store {record.store} is {record.state}, not held",
             f"see: salt-run deploy.explain {record.store}",
         )
+    evidence = dict(record.evidence)
+    if record.job is None:
+        # Another hypervisor may have come back meanwhile; but what is under way goes on.
+        evidence.pop("fence", None)
     return ledger.save(
         dataclasses.replace(
             record,
@@ -282,8 +287,7 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
             due=now,
             held_in="",
             left_s=None,
-            # Much may have happened meanwhile.
-            evidence={key: value for key, value in record.evidence.items() if key != "fence"},
+            evidence=evidence,
         ),
         change="deploy.release",
     )
@@ -370,8 +374,7 @@ def _move(turn: Turn) -> tuple[Record, bool]:
         if record.state not in (lifecycle.FIRST, *LEAVING):
             turn.check_hypervisor()
         if record.state in lifecycle.WITH_GUEST and record.evidence.get("retried"):
-            # It may be off by now, and before its autostart is on nobody else would start it.
-            turn.once("started", lambda: turn.on_hypervisor("start").facts)
+            awake(turn)
         evidence = STEPS[record.state](turn)
         following = record.resumes or lifecycle.FOLLOWS[record.state]
         return _enter(turn, following, "", found=evidence), True
@@ -415,8 +418,11 @@ def _begin_again(turn: Turn, why: str) -> Record:
     record = turn.record
     if record.state not in lifecycle.PASSED or record.resumes:
         return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
-    turn.world.disarm(record.minion_id)
-    lock_out(turn)
+    try:
+        turn.world.disarm(record.minion_id)
+        lock_out(turn)
+    except StoreDeployError as err:
+        return _fail(turn, f"{why}; {err.reason}", err.hint)
     evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
     turn.record = dataclasses.replace(record, evidence=evidence)
     return _enter(turn, lifecycle.FIRST, why)
@@ -431,8 +437,11 @@ def offer(
     Called for a store that has a record; the next turn looks whether it is new hardware.
     """
     now, key = world.now(), world.keys(minion).get(ACCEPTED, "")
-    gone = minion not in (record.hypervisor, *record.others) and ACCEPTED not in world.keys(
-        record.hypervisor
+    # One that the store was on before is left alone, unless it was installed anew.
+    gone = (
+        minion != record.hypervisor
+        and not world.same_key(record.others.get(minion, ""), key)
+        and ACCEPTED not in world.keys(record.hypervisor)
     )
     if record.active and record.state in lifecycle.PASSED and gone:
         turn = Turn(world, ledger, record, True, max_active)
@@ -501,7 +510,7 @@ def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:
     if there:
         return ""
     known = record.evidence.get("hypervisor", {}).get("machine_id")
-    if known is None and record.state == lifecycle.FAILED.name:
+    if known is None and record.failed_in == lifecycle.FIRST and looked:
         return f"{minion} is ready, for which deployment {record.generation} had waited"
     if known not in (None, facts["machine_id"]):
         return f"new hardware: {minion} has the machine ID {facts['machine_id']}, not {known}"
@@ -577,7 +586,9 @@ def _enter(
             **changes,
         ),
         change=reason,
-        max_active=turn.max_active if record.state == "queued" and active else None,
+        max_active=turn.max_active
+        if record.state == "queued" and state in lifecycle.SLOT
+        else None,
     )
     log.info("%s: %s -> %s %s", record.store, record.state, state, reason)
     if state not in (*lifecycle.SLOT, "queued"):
@@ -617,7 +628,7 @@ def _way_out(record: Record, hint: str) -> str:
     if "deploy." in hint:
         return hint
     again = lifecycle.again(record.state, record.store)
-    if record.state in lifecycle.PASSED:
+    if record.state in lifecycle.PASSED and not record.resumes:
         # A retry has the spec that was frozen.
         redeploy = " redeploy=True" if record.redeploy else ""
         again += f", or, if you changed the pillar: salt-run deploy.store {record.store}{redeploy}"

@@ -69,7 +69,7 @@ def disk_needed_mib(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     Return the MiB that the pool must have free.
 
     Disks are sparse: what must be there is 1 GiB for the guest's first boot, and the room that the
-    image takes, where that is known: if it is in the cache. ``staging`` looks again.
+    image takes, if it is copied and that is known: if it is in the cache. ``staging`` looks again.
     """
-    size: int = facts["image"].get("size") or 0
+    size: int = (spec["clone"] == "copy" and facts["image"].get("size")) or 0
     return -(-size // 1024**2) + 1024

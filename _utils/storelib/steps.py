@@ -14,8 +14,8 @@ from typing import Any
 
 from storelib import judge, lifecycle, spec
 from storelib.errors import Fault, Refused
-from storelib.ledger import Ledger
-from storelib.turn import Replaced, Turn, Waiting
+from storelib.ledger import Ledger, Record
+from storelib.turn import RUNNING, Replaced, Turn, Waiting
 from storelib.world import ACCEPTED
 
 PROBE_TRIES = 5
@@ -74,8 +74,7 @@ def check_minion_id(ledger: Ledger, store: str, minion_id: str) -> None:
     So it is if the store has a server under another one: nothing would find that any more.
     """
     old = ledger.get(store)
-    servers = old and old.state != lifecycle.RETIRED.name and ledger.generations(store, "defining")
-    if old and servers and old.minion_id != minion_id:
+    if old and old.minion_id != minion_id and _has_server(ledger, old):
         raise Refused(
             f"the server of store {store} has the minion ID {old.minion_id}, the pillar now says "
             f"{minion_id}",
@@ -88,6 +87,14 @@ def check_minion_id(ledger: Ledger, store: str, minion_id: str) -> None:
                 f"minion ID {minion_id} belongs to store {other.store} or its hypervisor",
                 "give each store server a minion ID of its own",
             )
+
+
+def _has_server(ledger: Ledger, record: Record) -> bool:
+    """Say whether there may be a server of the store, or one that was set aside."""
+    retired = max(ledger.generations(record.store, lifecycle.RETIRED.name), default=0)
+    cancelled = ledger.generations(record.store, lifecycle.CANCELLED.name)
+    made = ledger.generations(record.store, "defining")
+    return any(number > retired and (record.asides or number not in cancelled) for number in made)
 
 
 def _unknown_server(turn: Turn, facts: dict[str, Any]) -> list[str]:
@@ -187,6 +194,20 @@ def defining(turn: Turn) -> Evidence:
             f"look at it on {turn.record.hypervisor}",
         )
     return {"public_key": facts["public_key"], "disk": disk}
+
+
+def awake(turn: Turn) -> None:
+    """Start the guest of a deployment that is retried, if it is off; nobody else would."""
+
+    def runs() -> bool:
+        domain = turn.on_hypervisor("facts", quick=True).facts["domain"]
+        if domain is None:
+            raise Waiting(f"{turn.record.hypervisor} cannot say whether the guest is on")
+        return domain.get("state") in RUNNING
+
+    if not turn.once("runs", runs):
+        _no_twin(turn)
+        turn.once("started", lambda: turn.on_hypervisor("start").facts)
 
 
 def starting(turn: Turn) -> Evidence:

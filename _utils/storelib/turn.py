@@ -170,7 +170,10 @@ class Turn:
         domain = facts["domain"]
         if domain is None:
             why = facts["libvirt"]["why"]
-            raise Waiting(f"{other} may run the store's server and cannot say so: {why}")
+            raise Waiting(
+                f"{other} may run the store's server and cannot say so: {why}; if it is no "
+                f"hypervisor any more, delete its key: salt-key -d {other}"
+            )
         return bool(domain.get("ours") and domain["state"] in RUNNING)
 
     def _fence(self, other: str, known: dict[str, Any]) -> None:

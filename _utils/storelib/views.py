@@ -24,6 +24,7 @@ HIDDEN = (
     "fence",
     "made_room",
     "retried",
+    "runs",
     "locked_out",
 )
 """Evidence that is for the machine only."""
@@ -115,7 +116,7 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         told["reason"] = this.reason
         told["undo"] = lifecycle.STATES[this.failed_in].undo
         told["you_can"] = [this.next_action]
-        if this.failed_in in lifecycle.RESUMES:
+        if this.failed_in in lifecycle.RESUMES and "deploy.retry" not in this.next_action:
             told["you_can"] += [f"go on where it failed: salt-run deploy.retry {this.store}"]
         if this.failed_in in (*lifecycle.PASSED, lifecycle.CANCELLING.name):
             told["you_can"] += [f"remove what was made: salt-run deploy.cancel {this.store}"]

@@ -1224,6 +1224,15 @@ def test_a_clearing_that_another_deployment_ends_is_that_deployments(done, kille
     assert put["generation"] == 1
 
 
+def test_a_clearing_tells_of_all_that_was_ever_set_aside(done):
+    """Or a record that missed an earlier one, as a cancel makes it, would miss it for ever."""
+    done("stage", "define")
+    done("clear", generation=2)
+    facts = done("clear", generation=3)
+    assert facts["set_aside"] is None
+    assert [each["generation"] for each in facts["set_asides"]] == [1]
+
+
 def test_what_a_killed_attempt_left_of_the_seed_is_removed(done, place):
     done("stage", "define")
     left = [
@@ -1591,7 +1600,8 @@ def test_clear_goes_on_after_being_killed_at_any_line(done, place, killed):
         place.nvram.write_text("boot order")
         cut = killed(generation - 1, lambda: done("clear", generation=generation + 1))  # noqa: B023
         facts = done("clear", generation=generation + 1)
-        (put,) = facts["set_asides"]
+        put = facts["set_aside"]
+        assert put in facts["set_asides"]
         aside = pathlib.Path(put["path"])
         assert put["generation"] == generation
         assert {path.name for path in aside.iterdir()} == {

@@ -324,7 +324,10 @@ class FakeMaster:
         return {
             **{key: self.facts[key] for key in ("domain", "disk", "seed")},
             "set_aside": aside,
-            "set_asides": [aside] if aside else [],
+            "set_asides": [
+                {"path": each["path"], "generation": each["generation"]}
+                for each in self.facts["set_asides"]
+            ],
         }
 
     def do_define(self, generation, spec, master_public_key):

@@ -141,6 +141,19 @@ def test_a_server_that_was_set_aside_elsewhere_is_refused_and_named(replaced, wh
     assert now(replaced) == before
 
 
+def test_a_server_that_a_cancelled_deployment_had_set_aside_is_found_again(master):
+    deployed(master)
+    master.begin(redeploy=True)
+    master.run(until=lambda record: record.state == "clearing")
+    flow.cancel(master.books, master.time, now(master))
+    assert master.run().state == "cancelled"
+    assert now(master).asides == {}
+    deployed(master)
+    rollback(master)
+    assert master.run().state == "deployed"
+    assert master.keys(GUEST) == {ACCEPTED: OLD}
+
+
 def test_a_good_server_is_not_given_up_for_one_that_is_nowhere(replaced):
     before = replaced.books.save(dataclasses.replace(now(replaced), asides={}))
     with pytest.raises(Refused, match="deployment 1 was pruned, or is on a machine"):

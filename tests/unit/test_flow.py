@@ -372,6 +372,27 @@ def test_a_server_does_not_change_its_minion_id_while_its_hypervisor_is_awaited(
     assert master.facts["domain"]["state"] == "running"
 
 
+def test_a_store_without_a_server_may_get_another_minion_id(master):
+    master.instead["store_hypervisor.define"] = not_ok("it broke")
+    master.begin()
+    failed(master, "defining", "it broke")
+    flow.cancel(master.books, master.time, master.books.get("0815"))
+    assert master.run().state == "cancelled"
+    master.instead.clear()
+    master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
+    assert master.begin().minion_id == "store-other"
+
+
+def test_after_a_retirement_a_store_may_get_another_minion_id_even_while_it_is_awaited(master):
+    deployed(master)
+    flow.retire(master.books, master.time, master.books.get("0815"))
+    assert master.run().state == "retired"
+    master.begin()
+    master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
+    record = master.run(until=lambda record: record.state == "queued")
+    assert record.minion_id == "store-other"
+
+
 def test_a_way_out_that_follows_a_changed_pillar_says_what_reads_it_again(master):
     deployed(master)
     master.instead["store_hypervisor.stage"] = not_ok("no image", "correct it in the pillar")

@@ -24,7 +24,7 @@ from fake_master import (
 )
 
 from storelib import flow, views
-from storelib.errors import Conflict
+from storelib.errors import Conflict, Fault
 from storelib.master import office
 from storelib.world import ACCEPTED
 
@@ -333,6 +333,98 @@ def test_a_deployment_that_an_operator_moved_is_not_moved_back_by_the_old_hyperv
     two.others[HYPERVISOR]["domain"] = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
     record = two.run()
     assert (record.state, record.hypervisor) == ("deployed", NEW), record.reason
+
+
+def test_a_queued_deployment_moves_though_no_slot_is_free(two):
+    two.begin(redeploy=True)
+    two.run(until=lambda record: record.state == "queued", max_active=0)
+    two.known_keys.pop(HYPERVISOR)
+    flow.offer(two, two.books, now(two), NEW, True, 0)
+    assert (now(two).state, now(two).hypervisor) == ("awaiting_hypervisor", NEW)
+
+
+def test_a_former_hypervisor_that_was_installed_anew_can_take_over(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.run(until=lambda record: "hypervisor_key" in record.evidence)
+    two.known_keys.pop(NEW)
+    two.known_keys[HYPERVISOR] = {ACCEPTED: pem("installed anew")}
+    flow.offer(two, two.books, now(two), HYPERVISOR, True, 50)
+    assert now(two).hypervisor == HYPERVISOR
+
+
+def test_a_guest_that_is_off_is_not_started_beside_its_twin(two):
+    two.begin(redeploy=True, hypervisor=NEW)
+    old, two.facts = two.facts, two.others.pop(NEW)
+    two.away.add(HYPERVISOR)
+    two.instead["provisioning_helper.highstate"] = not_ok("it broke")
+    record = failed(two, "configuring", "it broke")
+    two.instead.clear()
+    two.up = False
+    two.facts["domain"] |= {"state": "shut off"}
+    two.away.clear()
+    two.others[HYPERVISOR] = old
+    flow.retry(two.books, two.time, record)
+    failed(two, "configuring", "hv-0815 still runs the server of store 0815")
+    assert ran(two).count("store_hypervisor.start") == 2, "once for each deployment"
+
+
+@pytest.mark.parametrize("state", ["clearing", "starting"])
+def test_a_job_that_is_under_way_is_not_sent_again_after_a_hold(two, state):
+    function = {"clearing": "store_hypervisor.clear", "starting": "store_hypervisor.start"}[state]
+    two.begin(redeploy=True, hypervisor=NEW)
+    two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
+    gone = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
+    two.others[HYPERVISOR] = {**two.others[HYPERVISOR], "domain": gone}
+    two.takes_s[function] = 60
+    two.run(until=lambda record: record.job is not None and record.job.function == function)
+    flow.hold(two.books, two.time, now(two))
+    flow.release(two.books, two.time, now(two))
+    assert two.run().state == "deployed"
+    assert two.wrong == []
+
+
+def test_a_store_that_failed_to_be_retired_is_not_deployed_by_its_hypervisor(master):
+    master.pillars = {
+        HYPERVISOR: {**PILLAR, "timeouts": {"awaiting_hypervisor": 600, "retiring": 600}}
+    }
+    master.away.add(HYPERVISOR)
+    master.begin()
+    failed(master, "awaiting_hypervisor", "was not over after 600 s")
+    flow.retire(master.books, master.time, now(master))
+    failed(master, "retiring", "was not over after 600 s")
+    master.away.clear()
+    assert ready(master).state == "failed"
+
+
+def test_a_hypervisor_that_cannot_look_begins_no_deployment(master):
+    master.facts["domain"] = {**deployed_domain(), "generation": 7}
+    master.begin(by="event")
+    failed(master, "awaiting_hypervisor", "it has a server of this store (deployment 7)")
+    master.facts |= {"domain": None, "pool": {"path": None, "exists": False, "free_mib": 0}}
+    master.facts["libvirt"] = {**master.facts["libvirt"], "reachable": False, "why": "down"}
+    assert ready(master).state == "failed"
+
+
+def deployed_domain():
+    """A domain of the store as libvirt shows it."""
+    return {"exists": True, "ours": True, "state": "running", "store": "0815"}
+
+
+def test_who_cannot_be_shut_out_fails_the_deployment_on_a_replaced_machine(master):
+    master.begin()
+    master.run(until=lambda record: record.state == "configuring")
+
+    def broken(_minion):
+        raise Fault("the autosign file cannot be written", "mend it")
+
+    disarm, master.disarm = master.disarm, broken
+    new_box(master)
+    master.hypervisor_key = pem("new")
+    master.known_keys[HYPERVISOR] = {ACCEPTED: pem("new")}
+    record = master.run()
+    master.disarm = disarm
+    assert (record.state, record.failed_in) == ("failed", "configuring")
+    assert "the autosign file cannot be written" in record.reason
 
 
 def test_a_machine_that_is_replaced_behind_its_guest_begins_again_at_the_deadline(master):

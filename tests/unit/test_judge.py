@@ -8,6 +8,7 @@ from fake_master import hypervisor_facts
 from storelib import judge
 
 SPEC = {
+    "clone": "copy",
     "minion_id": "store-0815",
     "virt_type": "auto",
     "pool": "/srv/pool",
@@ -103,3 +104,11 @@ def test_the_memory_of_the_old_server_counts_as_free_while_it_runs():
     old = {**OURS, "memory_mib": 2048}
     assert faults(free_memory_mib=100, domain={**old, "state": "running"}) == []
     assert faults(free_memory_mib=100, domain=old)
+
+
+@pytest.mark.parametrize(("clone", "needed"), [("copy", 3072), ("cow", 1024)])
+def test_a_cached_image_needs_room_for_its_copy_if_it_is_copied(clone, needed):
+    image = {"exists": True, "size": 2048 * 1024**2}
+    for free_mib, fits in ((needed, True), (needed - 1, False)):
+        pool = {"path": "/p", "exists": True, "free_mib": free_mib}
+        assert (faults({"clone": clone}, pool=pool, image=image) == []) is fits

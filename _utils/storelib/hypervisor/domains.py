@@ -196,11 +196,11 @@ def running(domain: Any) -> ElementTree.Element:
     return ElementTree.fromstring(domain.XMLDesc())
 
 
-def sources(defined: ElementTree.Element, device: str = "disk") -> list[str]:
-    """Return the files behind the domain's disks, or its CD drives with device ``cdrom``."""
+def sources(defined: ElementTree.Element) -> list[str]:
+    """Return the files behind the domain's disks."""
     return [
         source.get("file", "")
-        for disk in defined.iterfind(f"devices/disk[@device='{device}']")
+        for disk in defined.iterfind("devices/disk[@device='disk']")
         for source in disk.iterfind("source")
     ]
 
@@ -220,7 +220,6 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
         "virt_type": defined.get("type"),
         "memory_mib": int(defined.findtext("memory") or 0) // 1024,
         "disks": sources(defined),
-        "cdroms": sources(defined, "cdrom"),
         **(metadata(defined) or _half_made(defined, place)),
     }
     return {**known, "ours": known["store"] == spec["store"]}

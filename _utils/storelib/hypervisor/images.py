@@ -170,7 +170,7 @@ def _from_web(source: str, part: Path) -> None:
         if size <= most or not size:
             raise Fault(
                 f"the image {source} cannot be fetched: {why} after {size} bytes",
-                "see to the server and the line, then retry: it goes on where it stopped",
+                "see to the server and the line (the transfer goes on where it stopped)",
             )
         most = size
 

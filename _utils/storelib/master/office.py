@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib import flow, judge, lifecycle, report, views
-from storelib.errors import Conflict, Refused, StoreDeployError
+from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Bell, Ledger, Record
 from storelib.master import pulse, settings
 from storelib.master.salt_world import SaltWorld
@@ -211,6 +211,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             except StoreDeployError as err:
                 # The others have their turn all the same.
                 log.error("%s: %s; %s", store, err.reason, err.hint)
+                if not isinstance(err, LedgerError):
+                    _put_off(books, store)
                 continue
             except Exception:
                 log.exception("%s", store)
@@ -353,12 +355,15 @@ def _pruned(
 
 def _forget(books: Ledger, store: str, paths: set[str]) -> None:
     """Take set-aside servers that are gone out of the store's record; a rollback looks there."""
-    for _ in range(CHANGES if paths else 0):
+    if not paths:
+        return
+    for _ in range(CHANGES):
         record = found(books, store)
         kept = {of: aside for of, aside in record.asides.items() if aside["path"] not in paths}
         with contextlib.suppress(Conflict):
             books.save(dataclasses.replace(record, asides=kept))
             return
+    log.warning("%s: the record still names what was pruned: %s", store, ", ".join(sorted(paths)))
 
 
 def _facts(answer: Any, minion: str, store: str, generation: int, step: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ line-%: packages
 guest: packages
 	@$(MAKE) --jobs=1 SALT=3008 e2e $(call beside,guest)
 
-quick: lint types descriptions unit functional  ## the tests that take no running master and no guest
+quick: lint types descriptions  ## the tests that take no running master and no guest
+	@$(MAKE) --jobs=2 --output-sync=target unit functional
 
 lint: packages  ## style and likely mistakes of all languages here
 	@PATH=$(call venv,tools)/bin:$$PATH; set -x; \

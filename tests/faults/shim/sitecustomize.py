@@ -42,9 +42,9 @@ def turn(module):
     made = module.Turn.__init__
 
     @functools.wraps(made)
-    def remembered(self, world, ledger, record, rung):
+    def remembered(self, world, ledger, record, *rest):
         here.place = {"store": record.store, "state": record.state}
-        made(self, world, ledger, record, rung)
+        made(self, world, ledger, record, *rest)
 
     module.Turn.__init__ = remembered
 

@@ -96,7 +96,7 @@ PATH = (
     State(
         "restarting",
         "makes the network permanent and reboots",
-        "the guest has noted a third boot ID",
+        "the guest has noted a third boot ID, of a boot after it was made permanent",
         10 * MINUTE,
         "as booting",
     ),

@@ -69,9 +69,10 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
 
 def check_minion_id(ledger: Ledger, store: str, minion_id: str) -> None:
     """
-    Raise ``Refused`` if the minion ID is that of another store's server or hypervisor.
+    Raise ``Refused`` if the store cannot have this minion ID.
 
-    So it is if the store has a server under another one: nothing would find that any more.
+    It may be that of another store's server or hypervisor; or the store has a server under another
+    one, which nothing would find any more.
     """
     old = ledger.get(store)
     if old and old.minion_id != minion_id and _has_server(ledger, old):
@@ -277,7 +278,7 @@ def configuring(turn: Turn) -> Evidence:
 
 
 def restarting(turn: Turn) -> Evidence:
-    """Over when the guest, made permanent, has noted a third boot ID."""
+    """Over when the guest has noted a third boot ID, and booted since it was made permanent."""
     settled = turn.once("settled", lambda: turn.in_guest("settle").facts)
     # However often it booted before, it has to boot once more from what is permanent now. Only a
     # deployment that began before an update has no boot ID there.

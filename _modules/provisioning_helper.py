@@ -274,6 +274,36 @@ def cleanup(store, generation, nonce=""):
     return _report("cleanup", store, generation, nonce, act)
 
 
+def job(store, generation, jid, nonce=""):
+    """
+    Say whether a job is running on this minion, as the fact ``running``.
+
+    store
+        ID of the store.
+
+    generation
+        Number of the deployment, an integer.
+
+    jid
+        ID of the job.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt store-0815 provisioning_helper.job store="'0815'" generation=1 \
+            jid=20261126140000000000
+    """
+
+    def look():
+        return {"running": bool(__salt__["saltutil.find_job"](jid))}
+
+    return _report("job", store, generation, nonce, look)
+
+
 def facts(store, generation, nonce=""):
     """
     Return what tells this guest from another one, and what is left of its deployment.

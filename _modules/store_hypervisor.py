@@ -31,6 +31,7 @@ from storelib.hypervisor import (
     Place,
     disks,
     domains,
+    fence,
     first,
     folder,
     free,
@@ -86,8 +87,10 @@ def _reporting(step):
         __context__["retcode"] = 1 if fault else 0
         if fault:
             log.error("%s: %s: %s", spec["store"], step.__name__, fault)
+        machine = _machine_id()
+        facts = {**facts, "machine_id": machine, "note": fence.shown(spec["store"], machine)}
         told = report.made(
-            *(spec, generation, step.__name__, {**facts, "machine_id": _machine_id()}),
+            *(spec, generation, step.__name__, facts),
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
@@ -114,11 +117,21 @@ def _place(connection, spec):
 
 
 @contextlib.contextmanager
-def _at_work(spec):
-    """Give libvirt and the store's files, while no other job works on them."""
+def _at_work(spec, order=None, step=""):
+    """
+    Give libvirt and the store's files, while no other job works on them.
+
+    order, step
+        What is carried out: noted first, and refused if it comes too late.
+    """
+    store, machine = spec["store"], _machine_id()
     with domains.connected(_uri()) as connection:
         place = _place(connection, spec)
-        with place.lock():
+        # The pool's own lock, too: several hypervisors may share a pool.
+        with fence.at(store, machine), place.lock():
+            if order is not None:
+                known = domains.facts(connection, spec, place)
+                fence.passed(store, machine, order, step, known)
             yield connection, place
 
 
@@ -145,10 +158,12 @@ def _in_pool(connection, spec, place):
     return known
 
 
-def _of_generation(connection, spec, place, generation):
+def _defined_by(connection, spec, place, generation, deployment):
     """Return the store's domain, which must be the one that this deployment defined."""
     known = _ours(connection, spec, place)
-    if not known["exists"] or known["generation"] != generation:
+    # A server that was put back is known by its number only.
+    right = known.get("deployment") == deployment if deployment else True
+    if not (known["exists"] and right and known["generation"] == generation):
         raise Fault(
             f"the domain {spec['minion_id']} of deployment {generation} is not defined",
             f"salt-run deploy.store {spec['store']} makes it anew",
@@ -244,7 +259,7 @@ def facts(spec, generation, nonce=""):
 
 
 @_reporting
-def stage(spec, generation, nonce=""):
+def stage(spec, generation, order, nonce=""):
     """
     Bring the image into the hypervisor's cache and check its SHA-256.
 
@@ -257,6 +272,9 @@ def stage(spec, generation, nonce=""):
     generation
         Number of the deployment.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -264,10 +282,11 @@ def stage(spec, generation, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.stage spec='{...}' generation=1
+        salt 'hv-0815' store_hypervisor.stage spec='{...}' generation=1 order='{...}'
     """
-    with domains.connected(_uri()) as connection:
-        place = _place(connection, spec)
+    with _at_work(spec, order, "stage") as (_, place):
+        # The transfer takes its time, and has a lock of its own.
+        pass
     images.stage(spec["image"]["source"], place.image, place.sha256, __salt__["cp.get_file"])
     disks.fit(place.image, spec["disk_gib"])
     if spec["clone"] == "copy":
@@ -277,7 +296,7 @@ def stage(spec, generation, nonce=""):
 
 
 @_reporting
-def clear(spec, generation, public_key=None, nonce=""):
+def clear(spec, generation, order, public_key=None, nonce=""):
     """
     Set the store's old server aside: its disk, definition, NVRAM and public key together.
 
@@ -292,6 +311,9 @@ def clear(spec, generation, public_key=None, nonce=""):
     generation
         Number of the deployment that makes room for itself.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -302,17 +324,17 @@ def clear(spec, generation, public_key=None, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.clear spec='{...}' generation=2
+        salt 'hv-0815' store_hypervisor.clear spec='{...}' generation=2 order='{...}'
     """
-    with _at_work(spec) as (connection, place):
+    with _at_work(spec, order, "clear") as (connection, place):
         known = _in_pool(connection, spec, place)
         old.taken_back(place)
         left = place.disk.exists() or place.nvram.exists() or old.begun(place)
         if known["exists"] or left:
-            _set_aside(connection, spec, place, known, generation, public_key)
+            _set_aside(connection, spec, place, known, order["deployment"], public_key)
         _swept(spec, place)
         whole = [each for each in old.listing(place) if each["complete"]]
-        put = [each for each in whole if each["cleared_for"] == generation]
+        put = [each for each in whole if each["cleared_for"] == order["deployment"]]
         return {
             "domain": domains.facts(connection, spec, place),
             "disk": disks.facts(place.disk),
@@ -322,11 +344,11 @@ def clear(spec, generation, public_key=None, nonce=""):
         }
 
 
-def _set_aside(connection, spec, place, known, generation, public_key):
+def _set_aside(connection, spec, place, known, deployment, public_key):
     domain = domains.lookup(connection, spec["minion_id"])
     of = known.get("generation") or (read_json(place.intent) or {}).get("generation") or 0
     partial = old.opened(
-        place, {"store": spec["store"], "generation": of, "cleared_for": generation}
+        place, {"store": spec["store"], "generation": of, "cleared_for": deployment}
     )
     key = known.get("public_key")
     # The argument is of the server that ran last, not of one that a killed restore has left.
@@ -357,7 +379,7 @@ def _swept(spec, place):
 
 
 @_reporting
-def restore(spec, generation, of, nonce=""):
+def restore(spec, generation, order, of, nonce=""):
     """
     Put a server that was set aside back: disk, NVRAM, definition with autostart. It is not started.
 
@@ -370,6 +392,9 @@ def restore(spec, generation, of, nonce=""):
     generation
         Number of the deployment that is rolled back.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -381,9 +406,9 @@ def restore(spec, generation, of, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.restore spec='{...}' generation=2 of=1
+        salt 'hv-0815' store_hypervisor.restore spec='{...}' generation=2 order='{...}' of=1
     """
-    with _at_work(spec) as (connection, place):
+    with _at_work(spec, order, "restore") as (connection, place):
         known = _ours(connection, spec, place)
         note = read_json(place.restored)
         if not (note and known["exists"] and note["generation"] == known["generation"] == of):
@@ -426,7 +451,7 @@ def _put_back(connection, spec, place, known, of):
 
 
 @_reporting
-def define(spec, generation, master_public_key, nonce=""):
+def define(spec, generation, order, master_public_key, nonce=""):
     """
     Define the store's new server: disk from the staged image, data disks, key pair, seed, domain.
 
@@ -439,6 +464,9 @@ def define(spec, generation, master_public_key, nonce=""):
     generation
         Number of the deployment.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -449,15 +477,16 @@ def define(spec, generation, master_public_key, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.define spec='{...}' generation=1 master_public_key='...'
+        salt 'hv-0815' store_hypervisor.define spec='{...}' generation=1 order='{...}' \
+            master_public_key='...'
     """
-    with _at_work(spec) as (connection, place):
+    with _at_work(spec, order, "define") as (connection, place):
         known = _ours(connection, spec, place)
-        intent = {"store": spec["store"], "generation": generation}
+        intent = _intent(spec, generation, order)
         if begun := old.restoring(place):
             raise Fault(f"the restore that began {begun.name} is not over", "clear it first")
         if known["exists"]:
-            if known["generation"] != generation or known["state"] != "shut off":
+            if known["deployment"] != order["deployment"] or known["state"] != "shut off":
                 raise Fault(
                     f"the domain {spec['minion_id']} of deployment {known['generation']} is there "
                     f"({known['state']})",
@@ -492,9 +521,18 @@ def define(spec, generation, master_public_key, nonce=""):
         domain = domains.lookup(connection, spec["minion_id"])
         if domain is None:
             raise Fault(f"virt.init did not define the domain {spec['minion_id']}")
-        domains.complete(connection, domain, spec, generation, public, place.console)
+        domains.complete(connection, domain, intent, public, place.console)
         place.intent.unlink()
         return _defined(connection, spec, place)
+
+
+def _intent(spec, generation, order):
+    """Return whose the domain is that is being made."""
+    return {
+        "store": spec["store"],
+        "generation": generation,
+        "deployment": order["deployment"],
+    }
 
 
 def _virt_type(connection, spec):
@@ -526,7 +564,7 @@ def _defined(connection, spec, place):
 
 
 @_reporting
-def start(spec, generation, of=None, nonce=""):
+def start(spec, generation, order, of=None, nonce=""):
     """
     Start the store's server and see that it keeps running.
 
@@ -540,6 +578,9 @@ def start(spec, generation, of=None, nonce=""):
     generation
         Number of the deployment.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -550,12 +591,13 @@ def start(spec, generation, of=None, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.start spec='{...}' generation=1
+        salt 'hv-0815' store_hypervisor.start spec='{...}' generation=1 order='{...}'
     """
     name, plan = spec["minion_id"], spec["start"]
     found = {"attempts": 0, "errors": [], "started_at": None}
-    with _at_work(spec) as (connection, place):
-        _of_generation(connection, spec, place, generation if of is None else of)
+    with _at_work(spec, order, "start") as (connection, place):
+        ours = order["deployment"] if of is None else None
+        _defined_by(connection, spec, place, generation if of is None else of, ours)
         while found["attempts"] < plan["attempts"]:
             if found["errors"]:
                 time.sleep(plan["backoff_s"][: found["attempts"]][-1])
@@ -595,7 +637,7 @@ def _attempt(connection, name, steady_s, found):
 
 
 @_reporting
-def finish(spec, generation, nonce=""):
+def finish(spec, generation, order, nonce=""):
     """
     Take the seed away from the store's server, for good, and switch its autostart on.
 
@@ -608,6 +650,9 @@ def finish(spec, generation, nonce=""):
     generation
         Number of the deployment.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -615,10 +660,10 @@ def finish(spec, generation, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.finish spec='{...}' generation=1
+        salt 'hv-0815' store_hypervisor.finish spec='{...}' generation=1 order='{...}'
     """
-    with _at_work(spec) as (connection, place):
-        domain = _of_generation(connection, spec, place, generation)
+    with _at_work(spec, order, "finish") as (connection, place):
+        domain = _defined_by(connection, spec, place, generation, order["deployment"])
         domains.detach(domain, place.seed)
         guest.remove_seed(place)
         domain.setAutostart(True)
@@ -636,7 +681,7 @@ def finish(spec, generation, nonce=""):
 
 
 @_reporting
-def discard(spec, generation, nonce=""):
+def discard(spec, generation, order, nonce=""):
     """
     Remove the server that this deployment made: domain, system disk, NVRAM and seed.
 
@@ -649,6 +694,9 @@ def discard(spec, generation, nonce=""):
     generation
         Number of the deployment.
 
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -656,12 +704,12 @@ def discard(spec, generation, nonce=""):
 
     .. code-block:: bash
 
-        salt 'hv-0815' store_hypervisor.discard spec='{"store": "0815", ...}' generation=2
+        salt 'hv-0815' store_hypervisor.discard spec='{...}' generation=2 order='{...}'
     """
-    with _at_work(spec) as (connection, place):
+    with _at_work(spec, order, "discard") as (connection, place):
         known = _ours(connection, spec, place)
-        intent = {"store": spec["store"], "generation": generation}
-        if known["exists"] and known["generation"] == generation:
+        intent = _intent(spec, generation, order)
+        if known["exists"] and known["deployment"] == order["deployment"]:
             domain = domains.lookup(connection, spec["minion_id"])
             # Killed from here on, the next call still knows whose files these are.
             folder(place.intent.parent)
@@ -676,7 +724,8 @@ def discard(spec, generation, nonce=""):
             _swept(spec, place)
         known = domains.facts(connection, spec, place)
         # Of another deployment's server, the files are that one's.
-        others = old.restoring(place) or known.get("generation", generation) != generation
+        ours = known.get("deployment", order["deployment"]) == order["deployment"]
+        others = old.restoring(place) or not ours
         left = [spec["minion_id"]] if known["exists"] else []
         left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {
@@ -692,7 +741,7 @@ def _nvram(domain, place):
 
 
 @_reporting
-def retire(spec, generation, data_disks=False, remove=False, nonce=""):
+def retire(spec, generation, order=None, data_disks=False, remove=False, nonce=""):
     """
     Remove all that the store has on this hypervisor, or list it.
 
@@ -709,6 +758,9 @@ def retire(spec, generation, data_disks=False, remove=False, nonce=""):
     generation
         Number of the store's last deployment.
 
+    order
+        As for the other steps. Without it nothing is removed.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -724,7 +776,7 @@ def retire(spec, generation, data_disks=False, remove=False, nonce=""):
 
         salt 'hv-0815' store_hypervisor.retire spec='{...}' generation=2 remove=True
     """
-    with _at_work(spec) as (connection, place):
+    with _at_work(spec, _ordered(order, remove), "retire") as (connection, place):
         _in_pool(connection, spec, place)
         domain = domains.lookup(connection, spec["minion_id"])
         parts = [{"what": "domain", "name": spec["minion_id"], "size": 0}] if domain else []
@@ -753,7 +805,7 @@ def retire(spec, generation, data_disks=False, remove=False, nonce=""):
 
 
 @_reporting
-def prune(spec, generation, older_than_s, remove=False, nonce=""):
+def prune(spec, generation, older_than_s, order=None, remove=False, nonce=""):
     """
     Remove the store's set-aside servers that are older than a given age, or list them.
 
@@ -765,6 +817,9 @@ def prune(spec, generation, older_than_s, remove=False, nonce=""):
 
     generation
         Number of the store's last deployment.
+
+    order
+        As for the other steps. Without it nothing is removed.
 
     nonce
         What the runner sends to have the report sealed for its question.
@@ -787,7 +842,10 @@ def prune(spec, generation, older_than_s, remove=False, nonce=""):
             f"older_than_s is {older_than_s!r}, not a number of seconds from 0 up",
             "give the age in seconds, such as 2592000 for 30 days",
         )
+    ordered = _ordered(order, remove)
     with _at_work(spec) as (connection, place):
+        if ordered:
+            fence.present(spec["store"], _machine_id(), ordered)
         parts = [
             {**each, "what": "set_aside"}
             for each in old.listing(place)
@@ -795,6 +853,96 @@ def prune(spec, generation, older_than_s, remove=False, nonce=""):
         ]
         needed = remains.needed(connection, place, parts)
         return remains.removed(connection, parts, needed, remove)
+
+
+def _ordered(order, remove):
+    """Return the order of a removal, ``None`` for a look."""
+    if remove and order is None:
+        raise Fault("nothing is removed without an order", "use the runner: salt-run deploy.retire")
+    return order if remove else None
+
+
+@_reporting
+def noted(spec, generation, nonce=""):
+    """
+    Return how far this hypervisor has noted the store to be, as the fact ``note``.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.noted spec='{...}' generation=1
+    """
+    return {}
+
+
+@_reporting
+def adopt(spec, generation, nonce=""):
+    """
+    Note the deployment of the server that is there, if nothing is noted of the store.
+
+    For a hypervisor whose notes were lost. Returns the server's domain; a note that is there, or a
+    domain that is not the store's, stays as it is.
+
+    spec
+        Spec of the store, as the pillar now describes it.
+
+    generation
+        Number of the deployment that the ledger takes the server for.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.adopt spec='{...}' generation=1
+    """
+    store, machine = spec["store"], _machine_id()
+    with _at_work(spec) as (connection, place):
+        known = _ours(connection, spec, place)
+        if "deployment" not in (fence.shown(store, machine) or {}):
+            fence.forget(store, machine)
+            if known["exists"]:
+                last = {"deployment": known["deployment"], "attempt": 1, "step": "finish"}
+                fence.put(store, machine, last)
+        return {"domain": known}
+
+
+@_reporting
+def job(spec, generation, jid, nonce=""):
+    """
+    Say whether a job is running on this minion, as the fact ``running``.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    jid
+        ID of the job.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.job spec='{...}' generation=1 jid=20261126140000000000
+    """
+    return {"running": bool(__salt__["saltutil.find_job"](jid))}
 
 
 @_reporting

@@ -6,4 +6,4 @@ The core of store-deploy: plain Python, no Salt import.
 Only the sub-package ``master`` imports Salt: it holds the master-side adapters.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

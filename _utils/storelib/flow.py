@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from storelib import lifecycle
+from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
@@ -116,9 +116,11 @@ def _new(
     redeploy: bool,
 ) -> Record:
     """Return the record of a new deployment, with what it takes over from the one before."""
+    generation = old.generation + 1 if old else 1
     record = Record(
         store=spec["store"],
-        generation=1,
+        generation=generation,
+        deployment=orders.new_id(generation),
         state=state,
         since=now,
         deadline=now + lifecycle.limit_s(state, spec["timeouts"]),
@@ -134,8 +136,8 @@ def _new(
         return record
     return dataclasses.replace(
         record,
-        generation=old.generation + 1,
         revision=old.revision,
+        noted=old.noted,
         others=_others(old),
         asides=old.asides,
         # The old server is the store's until it is set aside.
@@ -209,7 +211,14 @@ def retire(ledger: Ledger, now: float, record: Record, data_disks: bool = False)
     state = lifecycle.RETIRING.name
     _at_rest(record)
     evidence = {**_found_again(record), "data_disks": data_disks}
-    return ledger.save(_leaving(record, state, now, evidence), change="deploy.retire remove=True")
+    leaving = dataclasses.replace(
+        _leaving(record, state, now, evidence),
+        # A removal for good is a deployment of its own: no order of the one before outlives it.
+        deployment=orders.new_id(record.generation),
+        attempt=1,
+        ordered=orders.NOWHERE,
+    )
+    return ledger.save(leaving, change="deploy.retire remove=True")
 
 
 def cancel(ledger: Ledger, now: float, record: Record) -> Record:
@@ -235,6 +244,7 @@ def _leaving(record: Record, state: str, now: float, evidence: dict[str, Any]) -
     return dataclasses.replace(
         record,
         state=state,
+        attempt=record.attempt + 1,
         since=now,
         deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
         due=now,
@@ -282,6 +292,7 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
         dataclasses.replace(
             record,
             state=record.held_in,
+            attempt=record.attempt + 1,
             since=now,
             deadline=None if record.left_s is None else now + record.left_s,
             due=now,
@@ -371,8 +382,13 @@ def _move(turn: Turn) -> tuple[Record, bool]:
     try:
         if record.state == "queued" and not turn.ledger.slot_free(record, turn.max_active):
             raise Waiting("all slots are taken, or the hypervisor has another deployment", QUEUE_S)
-        if record.state not in (lifecycle.FIRST, *LEAVING):
+        if record.state in LEAVING:
+            _shut(turn.world, record)
+        elif record.state != lifecycle.FIRST:
             turn.check_hypervisor()
+        untouched = record.state == lifecycle.CANCELLING.name and record.ordered == orders.NOWHERE
+        if record.state not in (lifecycle.FIRST, "queued") and not untouched:
+            turn.look()
         if record.state in lifecycle.WITH_GUEST and record.evidence.get("retried"):
             awake(turn)
         evidence = STEPS[record.state](turn)
@@ -420,11 +436,12 @@ def _begin_again(turn: Turn, why: str) -> Record:
         return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
     try:
         turn.world.disarm(record.minion_id)
-        lock_out(turn)
+        if turn.looked:
+            lock_out(turn)
     except StoreDeployError as err:
         return _fail(turn, f"{why}; {err.reason}", err.hint)
     evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
-    turn.record = dataclasses.replace(record, evidence=evidence)
+    turn.record = dataclasses.replace(record, evidence=evidence, attempt=record.attempt + 1)
     return _enter(turn, lifecycle.FIRST, why)
 
 
@@ -602,8 +619,8 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
     try:
         turn.world.disarm(record.minion_id)
-        # It may have come in since somebody looked last.
-        told = intruder(turn)
+        # It may have come in since somebody looked last; but a ledger that is behind knows nothing.
+        told = intruder(turn) if turn.looked else ""
     except StoreDeployError as err:
         told = err.reason
     if told and told not in reason:

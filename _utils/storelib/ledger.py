@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storelib import lifecycle
+from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError
 
 MIGRATIONS = (
@@ -60,6 +60,9 @@ UPDATE deployments SET
 """What makes each schema of the one before; the ledger's version is how many were applied."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+ANY_MACHINE = ""
+"""Key of what any hypervisor may have noted."""
 
 BUSY_S = 10
 """How long a writer waits for another one."""
@@ -114,6 +117,14 @@ class Record:
     """Public keys of the other hypervisors that the store's server was made on, by minion ID."""
     asides: dict[str, dict[str, str]] = field(default_factory=dict)
     """Where the server of each deployment (its number as text) was set aside."""
+    deployment: str = ""
+    """ID of the deployment, unlike its number of no other one, of another ledger neither."""
+    attempt: int = 1
+    """Raised whenever the deployment goes on in another way than by its next step."""
+    ordered: tuple[int, str] = orders.NOWHERE
+    """The furthest attempt and step that a hypervisor was ordered."""
+    noted: dict[str, list[str]] = field(default_factory=dict)
+    """IDs of the deployments one of which a hypervisor may have noted, by machine ID."""
     candidate: dict[str, Any] = field(default_factory=dict)
     """A hypervisor that says it is ready for this store: minion, key, until when it is asked."""
 
@@ -133,6 +144,17 @@ class Record:
         if minion == self.hypervisor:
             return str(self.evidence.get("hypervisor_key", ""))
         return self.others.get(minion, "")
+
+    @property
+    def machine(self) -> str:
+        """ID of the machine that the hypervisor is, empty as long as it is not known."""
+        return str(self.evidence.get("hypervisor", {}).get("machine_id") or "")
+
+    def may_be_noted(self, machine: str) -> list[str]:
+        """Return the deployments before this one that the machine may have noted."""
+        machines = (machine, ANY_MACHINE) if machine else self.noted
+        known = [each for name in machines for each in self.noted.get(name, ())]
+        return [each for each in dict.fromkeys(known) if each != self.deployment]
 
     @property
     def active(self) -> bool:
@@ -437,4 +459,9 @@ def _record(text: str, revision: int, due: float | None) -> Record:
     job = data.pop("job")
     if job:
         job = Job(**{**job, "earlier": tuple(job.get("earlier", ()))})
+    if "deployment" not in data:
+        # Of a version that had no IDs: any of its servers, and nothing noted, on whatever machine.
+        earlier = [orders.old_id(number + 1) for number in range(data["generation"])]
+        data |= {"deployment": earlier[-1], "noted": {ANY_MACHINE: earlier}}
+    data["ordered"] = tuple(data.get("ordered", orders.NOWHERE))
     return Record(**{**data, "revision": revision, "due": due}, job=job)

@@ -10,12 +10,13 @@ found out stays in the record's evidence.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
 
-from storelib import __version__, report
+from storelib import __version__, orders, report
 from storelib.errors import Fault
 from storelib.ledger import Job, Ledger, Record
 from storelib.world import ACCEPTED, Returned, World
@@ -69,6 +70,10 @@ class Replaced(Exception):
     """The hypervisor is another machine than the one that the deployment began on."""
 
 
+class Behind(Fault):
+    """The hypervisor knows more of the store than the ledger: nothing may be touched."""
+
+
 class Asking(Waiting):
     """An answer is not there yet: says less than what was waited for before."""
 
@@ -114,13 +119,127 @@ class Turn:
             Minion ID of another hypervisor than the record's.
         """
         minion = at or self.record.hypervisor
+        if step in orders.STEPS:
+            arguments["order"] = self._order(step)
         answer = self._report(
             minion, f"store_hypervisor.{step}", quick, spec=self.spec, **arguments
         )
         known = self.record.evidence.get("hypervisor", {}).get("machine_id")
         if at is None and known not in (None, answer.facts.get("machine_id", known)):
             raise Replaced(f"{minion} is another machine: its ID is {answer.facts['machine_id']}")
+        if step in orders.STEPS:
+            self._carried_out(answer)
         return self._good(answer)
+
+    def _carried_out(self, answer: report.Report) -> None:
+        """Note what the machine has noted; raise ``Behind`` if it refuses because of that."""
+        record, note = self.record, answer.facts.get("note") or {}
+        if answer.facts.get("behind"):
+            raise Behind(f"{record.hypervisor}: {answer.error}", answer.hint)
+        if note.get("deployment") == record.deployment:
+            noted = {**record.noted, answer.facts["machine_id"]: [record.deployment]}
+            self.record = dataclasses.replace(record, noted=noted)
+
+    def _order(self, step: str) -> dict[str, Any]:
+        """Return the order for a step, and note that it is given, with the record's next saving."""
+        record = self.record
+        ours, machine, asked = record.deployment, record.machine, (record.attempt, step)
+        order = orders.made(
+            ours, record.attempt, record.may_be_noted(machine), after=record.ordered
+        )
+        noted = [each for each in record.noted.get(machine, ()) if each != ours]
+        self.record = dataclasses.replace(
+            record,
+            ordered=asked if orders.beyond(asked, record.ordered) else record.ordered,
+            noted={**record.noted, machine: [*noted, ours]},
+        )
+        return order
+
+    def look(self) -> None:
+        """
+        Compare with the hypervisor's note, once in each run of the master.
+
+        A master that was restarted may have its ledger from a backup: before it acts, or believes
+        what is in its job cache, it looks whether the store has gone on. Raises ``Behind`` then.
+        """
+        run, record = self.world.incarnation(), self.record
+        known = record.evidence.get("look", {})
+        if known.get("run") == run and known.get("done"):
+            return
+        now = self.world.now()
+        silent = now - known["at"] if known.get("run") == run else RESEND_S
+        if silent >= (EAGER_S if self.rung else RESEND_S) or silent < 0:
+            # Beside the job that is under way, which goes on.
+            jids = [*known.get("jids", []), self.world.new_jid()][-EARLIER:]
+            known = {"run": run, "jids": jids if known.get("run") == run else jids[-1:], "at": now}
+            self._looking(known)
+            arguments = {"spec": self.spec, "generation": record.generation, "nonce": jids[-1]}
+            self.world.publish(jids[-1], record.hypervisor, "store_hypervisor.noted", arguments)
+        told = self._told(known["jids"], record.hypervisor, "noted")
+        if told is None:
+            self._mend_beside(known)
+            raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
+        self.compare(told.facts)
+        self._looking({"run": run, "done": True})
+
+    def _mend_beside(self, known: dict[str, Any]) -> None:
+        """Send what the hypervisor lacks to say it, as after an update; once in each run."""
+        returned = self.world.returned(known["jids"][-1], self.record.hypervisor)
+        if returned is None or "mend" in known:
+            return
+        sync = NO_FUNCTION in str(returned.value)
+        function = "saltutil.sync_all" if sync else "saltutil.refresh_pillar"
+        known = {**known, "mend": self.world.new_jid(), "at": self.world.now() - RESEND_S + SYNC_S}
+        self._looking(known)
+        self.world.publish(known["mend"], self.record.hypervisor, function, MENDS[function])
+
+    def _looking(self, known: dict[str, Any]) -> None:
+        self.save(evidence={**self.record.evidence, "look": known})
+
+    @property
+    def looked(self) -> bool:
+        """Whether the hypervisor's note was compared in this run of the master."""
+        known = self.record.evidence.get("look", {})
+        return bool(known.get("done")) and known["run"] == self.world.incarnation()
+
+    def compare(self, facts: dict[str, Any]) -> None:
+        """Raise ``Behind`` if the hypervisor has noted what this ledger does not know of."""
+        record, note = self.record, facts["note"]
+        if note is None:
+            return
+        where = f"{record.hypervisor} has noted"
+        if "unreadable" in note:
+            raise Behind(f"{where}: {note['unreadable']}", self._adopt())
+        ours = record.deployment
+        earlier = record.may_be_noted(facts["machine_id"])
+        behind = note["deployment"] not in (ours, *earlier)
+        if note["deployment"] == ours:
+            behind = orders.beyond(orders.position(note), record.ordered)
+        if behind:
+            attempt, step = record.ordered
+            here = f"{step or 'nothing'} of deployment {ours}, attempt {max(attempt, 1)}"
+            raise Behind(
+                f"store {record.store} has gone on: {where} {orders.told(note)}; the ledger knows "
+                f"of {here}",
+                self._adopt(),
+            )
+
+    def _adopt(self) -> str:
+        return (
+            "is the ledger from a backup? See what is there, and take it into the ledger: "
+            f"salt-run deploy.adopt {self.record.store}"
+        )
+
+    def _told(self, jids: list[str], minion: str, step: str) -> report.Report | None:
+        """Return what a job beside the deployment's own returned, if it is to be believed."""
+        record = self.record
+        shared = self.world.secret(minion, record.key_of(minion))
+        for jid in jids:
+            returned = self.world.returned(jid, minion)
+            if returned and report.believed(returned.value, (jid,), shared):
+                with contextlib.suppress(report.NotAReport):
+                    return report.opened(returned.value, record.store, record.generation, step)
+        return None
 
     def check_hypervisor(self) -> None:
         """Raise :class:`Replaced` if an operator has accepted another key of the hypervisor."""
@@ -302,11 +421,11 @@ class Turn:
 
     def _lost(self, job: Job, silent: float) -> bool:
         """Say whether a job is not running though nothing came back; else ask, if it is time."""
-        asked = self.world.returned(job.probe, job.minion) if job.probe else None
-        if asked is not None and asked.value:
-            self.save(job=dataclasses.replace(job, probe=""))
-        elif asked is not None:
+        told = self._told([job.probe], job.minion, "job") if job.probe else None
+        if told is not None and told.facts.get("running") is False:
             return self._first_return(job) is None
+        if told is not None:
+            self.save(job=dataclasses.replace(job, probe=""))
         elif silent >= (EAGER_S if self.rung else PROBE_S):
             self._probe(job)
         return False
@@ -317,9 +436,14 @@ class Turn:
         return next((returned for returned in returns if returned is not None), None)
 
     def _probe(self, job: Job) -> None:
+        """Ask whether a job is running; only a sealed answer counts, as anybody can send one."""
         probe = self.world.new_jid()
         self.save(job=dataclasses.replace(job, probe=probe, probe_at=self.world.now()))
-        self.world.publish(probe, job.minion, "saltutil.find_job", {"jid": job.jid})
+        module, whose = "store_hypervisor", dict[str, Any](spec=self.spec)
+        if job.minion == self.record.minion_id:
+            module, whose = "provisioning_helper", {"store": self.record.store}
+        arguments = {**whose, "generation": self.record.generation, "jid": job.jid}
+        self.world.publish(probe, job.minion, f"{module}.job", {**arguments, "nonce": probe})
 
     def _good(self, answer: report.Report) -> report.Report:
         if not answer.ok:

@@ -26,6 +26,7 @@ HIDDEN = (
     "retried",
     "runs",
     "locked_out",
+    "look",
 )
 """Evidence that is for the machine only."""
 
@@ -47,6 +48,8 @@ def record(this: Record) -> dict[str, Any]:
     return {
         "store": this.store,
         "generation": this.generation,
+        "deployment": this.deployment,
+        "attempt": this.attempt,
         "state": this.state,
         "since": when(this.since),
         "deadline": when(this.deadline),

@@ -24,6 +24,9 @@ class World(Protocol):
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""
 
+    def incarnation(self) -> str:
+        """Return what is another whenever the master was restarted or its ledger replaced."""
+
     def new_jid(self) -> str:
         """Return an unused job ID."""
 

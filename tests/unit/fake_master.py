@@ -12,7 +12,7 @@ import heapq
 import itertools
 from collections import Counter, defaultdict
 
-from storelib import flow, lifecycle, report, seal
+from storelib import flow, lifecycle, orders, report, seal
 from storelib.ledger import Ledger
 from storelib.spec import from_pillar
 from storelib.world import ACCEPTED, Returned
@@ -30,7 +30,7 @@ BEGAN = 1_000_000.0
 PATH = [state.name for state in lifecycle.PATH]
 BOOTS_IN_S = 40
 CALLS_EVERY_S = 10
-ASKING = ("facts", "boots", "reboot", "console", "sync_all", "refresh_pillar", "find_job")
+ASKING = ("facts", "boots", "reboot", "console", "sync_all", "refresh_pillar", "job", "noted")
 """Functions that may be sent again while they run: they only ask, or order at most once."""
 
 
@@ -136,6 +136,8 @@ class FakeMaster:
         self.forged = {}
         self.secretless = set()
         self.console = []
+        self.notes = {}
+        self.runs = 1
         self._later = []
         self._order = itertools.count(1)
         self._returns = {}
@@ -198,13 +200,20 @@ class FakeMaster:
     def now(self):
         return self.time
 
+    def incarnation(self):
+        return f"run {self.runs}"
+
     def new_jid(self):
         return f"jid-{next(self._order)}"
 
     def publish(self, jid, minion, function, arguments):
         with self.point(f"publish {function}"):
-            jobs = [record.job for record in self.witness.all() if record.job]
-            if jid not in [known for job in jobs for known in (job.jid, job.probe)]:
+            records = self.witness.all()
+            jobs = [record.job for record in records if record.job]
+            looks = [record.evidence.get("look", {}) for record in records]
+            known = [each for job in jobs for each in (job.jid, job.probe)]
+            known += [each for look in looks for each in (*look.get("jids", []), look.get("mend"))]
+            if jid not in known:
                 self.wrong.append(f"{function} was published before it was in the record")
             name = function.partition(".")[2]
             if name not in ASKING and (minion, function) in self._running.values():
@@ -264,9 +273,9 @@ class FakeMaster:
     def _heard(self, jid, minion, function, arguments):
         if minion in self.away or (minion == GUEST and not self._connected()):
             return
-        if function == "saltutil.find_job":
-            value = {"jid": arguments["jid"]} if arguments["jid"] in self._running else {}
-            self._returns[jid, minion] = Returned(value)
+        if function.endswith(".job"):
+            value = self._value(minion, function, arguments)
+            self._return(jid, minion, function, self._sealed(minion, value, arguments))
             return
         self._running[jid] = (minion, function)
         self.later(self.takes_s[function], lambda: self._ended(jid, minion, function, arguments))
@@ -280,9 +289,15 @@ class FakeMaster:
         if function == "saltutil.refresh_pillar":
             self.secretless.discard(minion)
         elif isinstance(value, dict) and "nonce" in arguments:
-            key = self.guest_key if minion == GUEST else self.hypervisor_key
-            shared = "" if minion in self.secretless else self.secret(minion, key)
-            value = report.sealed(value, arguments["nonce"], shared)
+            value = self._sealed(minion, value, arguments)
+        self._return(jid, minion, function, value)
+
+    def _sealed(self, minion, value, arguments):
+        key = self.guest_key if minion == GUEST else self.hypervisor_key
+        shared = "" if minion in self.secretless else self.secret(minion, key)
+        return report.sealed(value, arguments["nonce"], shared)
+
+    def _return(self, jid, minion, function, value):
         if function in self.forged:
             value = self.forged[function](value)
         if self.lost[function]:
@@ -297,10 +312,31 @@ class FakeMaster:
         store = arguments.get("store") or arguments["spec"]["store"]
         generation = arguments["generation"]
         rest = {k: v for k, v in arguments.items() if k not in ("store", "generation", "nonce")}
-        facts = self.others.get(minion) or getattr(self, f"do_{step}")(generation, **rest)
         if module == "store_hypervisor":
-            facts = {"machine_id": self.facts["machine_id"], **facts}
-        return report.made(store, generation, step, facts)
+            return self._of_hypervisor(minion, store, generation, step, rest)
+        return report.made(store, generation, step, getattr(self, f"do_{step}")(generation, **rest))
+
+    def _of_hypervisor(self, minion, store, generation, step, rest):
+        order, machine = rest.pop("order", None), self.facts["machine_id"]
+        error, hint, facts = "", "", self.others.get(minion)
+        if order:
+            try:
+                domain = self.facts["domain"]
+                there = domain.get("deployment") if domain["exists"] else None
+                orders.check(self.notes.get(machine), order, step, there)
+                self.notes[machine] = {**order, "step": step}
+            except orders.Behind as err:
+                error, hint, facts = f"store {store} has gone on: {err}", "adopt", {"behind": True}
+        self.deployment = order["deployment"] if order else None
+        facts = facts or getattr(self, f"do_{step}")(generation, **rest)
+        facts = {"machine_id": machine, "note": self.notes.get(machine), **facts}
+        return report.made(store, generation, step, facts, error, hint)
+
+    def do_noted(self, generation, spec):
+        return {}
+
+    def do_job(self, generation, jid, spec=None):
+        return {"running": jid in self._running}
 
     def do_facts(self, generation, spec=None):
         # The guest's own function of that name tells less.
@@ -320,7 +356,8 @@ class FakeMaster:
         aside = None
         if old["exists"]:
             aside = {"path": f"/pool/g{old['generation']}", "generation": old["generation"]}
-            self.facts["set_asides"].append({**aside, "public_key": old["public_key"]})
+            whose = {key: old.get(key) for key in ("public_key", "deployment")}
+            self.facts["set_asides"].append({**aside, **whose})
         return {
             **{key: self.facts[key] for key in ("domain", "disk", "seed")},
             "set_aside": aside,
@@ -337,6 +374,7 @@ class FakeMaster:
             "state": "shut off",
             "store": spec["store"],
             "generation": generation,
+            "deployment": self.deployment,
             "public_key": self.guest_key,
             "ours": True,
         }
@@ -364,6 +402,7 @@ class FakeMaster:
                     "state": "shut off",
                     "store": spec["store"],
                     "generation": of,
+                    "deployment": aside["deployment"],
                     "public_key": self.guest_key,
                     "ours": True,
                 }

@@ -699,7 +699,7 @@ def test_a_lost_return_is_asked_for_and_the_job_sent_again(master, function):
     master.lost[function] = 1
     deployed(master)
     assert ran(master).count(function) == 2 + (function == "provisioning_helper.highstate")
-    assert len(master.functions("saltutil.find_job")) == 1
+    assert len(master.functions(f"{function.partition('.')[0]}.job")) == 1
 
 
 @pytest.mark.parametrize("function", ACTING)
@@ -707,7 +707,7 @@ def test_a_long_job_is_asked_after_and_never_sent_twice_while_it_runs(master, fu
     master.takes_s[function] = 200
     deployed(master)
     assert ran(master).count(function) == 1 + (function == "provisioning_helper.highstate")
-    assert len(master.functions("saltutil.find_job")) >= 3
+    assert len(master.functions(f"{function.partition('.')[0]}.job")) >= 3
 
 
 def test_a_job_that_ends_while_it_is_asked_after_is_not_sent_again(master):

@@ -16,6 +16,7 @@ AT = 1_700_000_000.0
 ACTIVE = Record(
     store="0815",
     generation=2,
+    deployment="g2-1f",
     state="booting",
     since=AT,
     deadline=AT + 900,
@@ -61,6 +62,8 @@ def test_a_record_has_the_fields_that_the_design_promises():
     assert views.record(ACTIVE) == {
         "store": "0815",
         "generation": 2,
+        "deployment": "g2-1f",
+        "attempt": 1,
         "state": "booting",
         "since": "2023-11-14T22:13:20Z",
         "deadline": "2023-11-14T22:28:20Z",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from storelib import orders
 from storelib.hypervisor import MIB, Fault, Place, read_json
 
 NAMESPACE = "https://store-deploy.dev/xmlns/domain/1"
@@ -226,13 +227,14 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
 
 
 def metadata(defined: ElementTree.Element) -> dict[str, Any] | None:
-    """Return what a definition says of itself: store, generation, public key; if it is ours."""
+    """Return what a definition says of itself: whose it is, and its public key; if it is ours."""
     element = defined.find(f"metadata/{{{NAMESPACE}}}deployment")
     if element is None:
         return None
     return {
         "store": element.get("store"),
         "generation": int(element.get("generation", "0")),
+        "deployment": element.get("id") or orders.old_id(int(element.get("generation", "0"))),
         "public_key": element.findtext(f"{{{NAMESPACE}}}public-key"),
     }
 
@@ -241,13 +243,12 @@ def _half_made(defined: ElementTree.Element, place: Place | None) -> dict[str, A
     # virt.init can give a domain no metadata: killed right after it, ours would look foreign.
     intent = read_json(place.intent) if place else None
     if place and intent and sources(defined)[:1] == [str(place.disk)]:
-        return {**intent, "public_key": None}
-    return {"store": None, "generation": None, "public_key": None}
+        made = {"deployment": orders.old_id(intent["generation"]), **intent}
+        return {**made, "public_key": None}
+    return {"store": None, "generation": None, "deployment": None, "public_key": None}
 
 
-def complete(
-    connection: Any, domain: Any, spec: Mapping[str, Any], generation: int, key: str, log: Path
-) -> None:
+def complete(connection: Any, domain: Any, whose: Mapping[str, Any], key: str, log: Path) -> None:
     """Add what virt.init cannot express: whose the domain is, and a log of its serial console."""
     defined = description(domain)
     metadata = defined.find("metadata")
@@ -256,7 +257,11 @@ def complete(
     ours = ElementTree.SubElement(
         metadata,
         f"{{{NAMESPACE}}}deployment",
-        {"store": spec["store"], "generation": str(generation)},
+        {
+            "store": whose["store"],
+            "generation": str(whose["generation"]),
+            "id": whose["deployment"],
+        },
     )
     ElementTree.SubElement(ours, f"{{{NAMESPACE}}}public-key").text = key
     for serial in defined.iterfind("devices/serial"):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Mapping
@@ -53,6 +54,14 @@ class SaltWorld:
     def now(self) -> float:
         """See :class:`storelib.world.World`, here and below."""
         return time.time()
+
+    def incarnation(self) -> str:
+        """Take it from the ledger's file, and from what the master makes at each of its starts."""
+        made = [settings.ledger_path(self.opts).stat().st_ino]
+        for path in (Path(self.opts["sock_dir"], "master_event_pub.ipc"), self.opts["pidfile"]):
+            with contextlib.suppress(OSError):
+                made.append(Path(path).stat().st_mtime_ns)
+        return "-".join(map(str, made))
 
     def new_jid(self) -> str:
         """Return a job ID as Salt makes them."""

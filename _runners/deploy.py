@@ -408,6 +408,36 @@ def prune(older_than_days, store=None, remove=False):
 
 
 @_verb
+def adopt(store, hypervisor=None, apply=False):
+    """
+    Show what the store's hypervisor really has, and take it into the ledger: server, deployment,
+    key, set-aside servers.
+
+    For a ledger that was lost, or that comes from a backup while the store has gone on. The server
+    is not touched. Without ``apply`` nothing is changed. It is refused if another key is accepted
+    than the server's; if none is, the server's is accepted.
+
+    store
+        ID of the store.
+
+    hypervisor
+        Minion ID of the hypervisor; default as for ``deploy.store``.
+
+    apply
+        Do it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.adopt "'0815'"
+        salt-run deploy.adopt "'0815'" apply=True
+    """
+    _flags(apply=apply)
+    return office.adopt(__opts__, store, hypervisor, apply)
+
+
+@_verb
 def doctor(hypervisors=True):
     """
     Check the installation and say how to mend each fault, with progress where there are many

@@ -38,13 +38,18 @@ def when(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def fingerprint(public_key: str) -> str:
+    """Return what a key is shown as."""
+    body = "".join(public_key.split())
+    return "sha256:" + hashlib.sha256(body.encode()).hexdigest()
+
+
 def record(this: Record) -> dict[str, Any]:
     """Return the public form of a record."""
     evidence = {key: value for key, value in this.evidence.items() if key not in HIDDEN}
     public_key = this.evidence.get("public_key")
     if public_key:
-        body = "".join(public_key.split())
-        evidence["key_fingerprint"] = "sha256:" + hashlib.sha256(body.encode()).hexdigest()
+        evidence["key_fingerprint"] = fingerprint(public_key)
     return {
         "store": this.store,
         "generation": this.generation,

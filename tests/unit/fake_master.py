@@ -326,7 +326,11 @@ class FakeMaster:
                 orders.check(self.notes.get(machine), order, step, there)
                 self.notes[machine] = {**order, "step": step}
             except orders.Behind as err:
-                error, hint, facts = f"store {store} has gone on: {err}", "adopt", {"behind": True}
+                error, hint, facts = (
+                    f"store {store} has gone on: {err}",
+                    f"salt-run deploy.adopt {store}",
+                    {"behind": True},
+                )
         self.deployment = order["deployment"] if order else None
         facts = facts or getattr(self, f"do_{step}")(generation, **rest)
         facts = {"machine_id": machine, "note": self.notes.get(machine), **facts}

@@ -53,7 +53,7 @@ def test_no_order_of_a_deployment_that_was_replaced_is_carried_out(late):
     assert "of deployment new" in refused(note("new"), began_over, late, "new")
 
 
-@pytest.mark.parametrize(("noted", "asked"), itertools.product(ALL, ALL))
+@pytest.mark.parametrize(("noted", "asked"), list(itertools.product(ALL, ALL)))
 def test_within_a_deployment_steps_only_go_forward(noted, asked):
     """As long as the ledger knows of what is noted."""
     given = order(attempt=asked[0], after=max(noted, asked, key=ALL.index))
@@ -63,7 +63,7 @@ def test_within_a_deployment_steps_only_go_forward(noted, asked):
         orders.check(note("new", *noted), given, asked[1], None)
 
 
-@pytest.mark.parametrize(("noted", "after"), itertools.product(ALL, ALL))
+@pytest.mark.parametrize(("noted", "after"), list(itertools.product(ALL, ALL)))
 def test_a_ledger_that_is_behind_orders_nothing(noted, after):
     """Though it raises the attempt, as a retry or a cancelling does."""
     given = order(attempt=after[0] + 1, after=after)

@@ -220,6 +220,7 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
         "autostart": bool(domain.autostart()) if domain.isPersistent() else False,
         "virt_type": defined.get("type"),
         "memory_mib": int(defined.findtext("memory") or 0) // 1024,
+        "cpus": int(defined.findtext("vcpu") or 0),
         "disks": sources(defined),
         **(metadata(defined) or _half_made(defined, place)),
     }

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storelib import flow, judge, lifecycle, report, views
+from storelib import adoption, flow, judge, lifecycle, orders, report, views
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Bell, Ledger, Record
 from storelib.master import pulse, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
+from storelib.steps import check_minion_id
 from storelib.turn import NO_FUNCTION, Waiting
 from storelib.world import ACCEPTED
 
@@ -331,7 +333,7 @@ def _pruned(
         each.store: (
             each.hypervisor,
             "store_hypervisor.prune",
-            {"spec": each.spec, "generation": each.generation, **rest},
+            {"spec": each.spec, "generation": each.generation, "order": _order(each), **rest},
         )
         for each in at_rest
     }
@@ -351,6 +353,12 @@ def _pruned(
             row["error"] = err.reason
         rows.append(row)
     return rows
+
+
+def _order(record: Record) -> dict[str, Any]:
+    """Return the order for what is done at a store at rest."""
+    earlier = record.may_be_noted(record.machine)
+    return orders.made(record.deployment, record.attempt, earlier, record.ordered)
 
 
 def _forget(books: Ledger, store: str, paths: set[str]) -> None:
@@ -377,6 +385,70 @@ def _facts(answer: Any, minion: str, store: str, generation: int, step: str) -> 
     if not told.ok:
         raise Refused(told.error, told.hint)
     return told.facts
+
+
+def adopt(opts: dict, store: str, hypervisor: str | None, apply: bool) -> dict[str, Any]:
+    """
+    Say what the hypervisor really has of the store, and with ``apply`` take it into the ledger.
+
+    Raises :class:`Refused` if it cannot be the store's, or does not prove that it is the
+    hypervisor's word.
+    """
+    with ledger(opts) as books, world(opts) as master:
+        spec, name = wanted(opts, books, store, hypervisor)
+        check_minion_id(books, store, spec.minion_id)
+        record = books.get(store)
+        if record and record.state in lifecycle.OPEN:
+            raise Refused(
+                f"store {store} is {record.state}: only a deployment at rest is replaced by what "
+                "is there",
+                f"see: salt-run deploy.explain {store}",
+            )
+        key = master.keys(name).get(ACCEPTED, "")
+        ask = functools.partial(_sealed_facts, master, name, key, spec.as_dict(), record)
+        facts = ask("facts")
+        minion, domain = spec.minion_id, facts["domain"] or {}
+        accepted = master.keys(minion).get(ACCEPTED, "")
+        same = bool(accepted) and master.same_key(accepted, domain.get("public_key") or "")
+        there = adoption.found(spec.as_dict(), name, key, facts, accepted, same, record)
+        told = there.told(time.time())
+        if apply:
+            if not there.note:
+                ask("adopt")
+            if there.domain and not accepted:
+                master.accept_key(minion, there.domain["public_key"])
+            books.save(there.becomes(time.time()), change="deploy.adopt apply=True")
+            # What is at rest is not due: the bell has the change announced.
+            books.ring(store, time.time())
+        return {**told, "applied": apply}
+
+
+def _sealed_facts(
+    master: SaltWorld, name: str, key: str, spec: dict, record: Record | None, step: str
+) -> dict[str, Any]:
+    """Return the facts of a report that the hypervisor has sealed, and nobody else."""
+    store, generation = spec["store"], record.generation if record else 1
+    ours = record.key_of(name) if record else ""
+    if ours and not master.same_key(key, ours):
+        raise Refused(
+            f"the key of {name} is not the one that it had when it was last used",
+            f"if it was installed anew: salt-run deploy.store {store}",
+        )
+    for attempt in range(2):
+        nonce = master.new_jid()
+        arguments = {"spec": spec, "generation": generation, "nonce": nonce}
+        answer = _asked(master, name, f"store_hypervisor.{step}", arguments)
+        if answer is not None and NO_FUNCTION in str(answer) and not attempt:
+            _asked(master, name, "saltutil.sync_all", {})
+            continue
+        facts = _facts(answer, name, store, generation, step)
+        if report.believed(answer, (nonce,), master.secret(name, key)):
+            return facts
+        _asked(master, name, "saltutil.refresh_pillar", {"wait": True})
+    raise Refused(
+        f"the report of {name} has no seal: anybody may have sent it",
+        f"salt-run deploy.doctor hypervisors={name}",
+    )
 
 
 def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:

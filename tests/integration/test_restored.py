@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The README's backup and restore of the ledger, in every state of a deployment that then went on.
+
+One store is deployed, then deployed again; there is a backup of each state of that second one.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import sqlite3
+import threading
+
+import pytest
+import store_site
+
+from storelib import lifecycle
+
+LEDGER = store_site.STATE_DIR / "ledger.sqlite"
+STORE, GUEST, HYPERVISOR = "restored", "store-restored", "hv-restored"
+AT_ONCE = {"queued"}
+"""No time is spent in it, so there is no backup of it."""
+STATES = [state.name for state in lifecycle.PATH if state.name not in AT_ONCE]
+
+
+def back_up(to):
+    ledger, copy = sqlite3.connect(LEDGER), sqlite3.connect(to)
+    with contextlib.closing(ledger), contextlib.closing(copy):
+        ledger.backup(copy)
+        row = copy.execute("SELECT state, generation FROM deployments WHERE store = ?", (STORE,))
+        return row.fetchone()
+
+
+def restore(site, path):
+    """Do what the README says."""
+    site.master.kill()
+    for side in ("", "-wal", "-shm"):
+        LEDGER.with_name(LEDGER.name + side).unlink(missing_ok=True)
+    shutil.copy(path, LEDGER)
+    LEDGER.chmod(0o600)
+    site.master.start()
+
+
+@pytest.fixture(scope="module")
+def backups(site, tmp_path_factory):
+    """Backups by state; at the end the true ledger is back."""
+    folder, kept, over = tmp_path_factory.mktemp("backups"), {}, threading.Event()
+    site.describe(HYPERVISOR, STORE)
+    site.start_hypervisors(HYPERVISOR)
+    site.begin(STORE)
+    site.deployed(STORE)
+
+    def watch():
+        while not over.wait(0.02):
+            state, generation = back_up(folder / "new")
+            if generation == 2 and state not in kept:
+                kept[state] = (folder / "new").rename(folder / state)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        site.begin(STORE, "redeploy=True")
+        site.deployed(STORE)
+    finally:
+        over.set()
+        watcher.join()
+    back_up(folder / "true")
+    yield kept
+    restore(site, folder / "true")
+
+
+def serving(site):
+    """What the store has, seen from outside."""
+    return {
+        "key": site.keys(GUEST),
+        "domain": store_site.run("virsh", "dumpxml", GUEST),
+        "disk": (store_site.POOL / f"{GUEST}.qcow2").stat().st_ino,
+        "aside": sorted(store_site.POOL.rglob("set-aside/*/*")),
+        "armed": site.armed(GUEST),
+        "greeting": pathlib.Path(site.stand_ins.disk(GUEST), "srv/demo/hello").read_text(),
+    }
+
+
+def greeting(site):
+    return site.ask(GUEST, "pillar.items", "greeting", seconds=30)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_ledger_from_a_backup_touches_nothing_and_is_adopted(site, backups, state):
+    before = serving(site)
+    restore(site, backups[state])
+    record = site.ended(STORE)
+    assert (record.state, record.generation) == ("failed", 2), record.reason
+    assert "has gone on" in record.reason
+    assert "salt-run deploy.adopt restored" in record.next_action
+    assert serving(site) == before
+    shown = site.salt_run("adopt", STORE)
+    assert shown.status == 0, shown.stdout
+    assert shown.answer["becomes"]["state"] == "deployed"
+    assert site.record(STORE).state == "failed", "nothing was changed"
+    done = site.salt_run("adopt", STORE, "apply=True")
+    assert done.status == 0, done.stdout
+    assert (site.record(STORE).state, site.salt_run("status", STORE).status) == ("deployed", 0)
+    assert serving(site) == before
+    until_greeted = lambda: "Hello" in str(greeting(site))  # noqa: E731
+    store_site.until(until_greeted, 60, "the server gets its guest_pillar")
+
+
+def test_an_empty_ledger_adopts_the_store_and_deploys_it_again(site, backups, tmp_path):
+    before = serving(site)
+    with contextlib.closing(sqlite3.connect(tmp_path / "empty")) as made:
+        made.execute("VACUUM")
+    restore(site, tmp_path / "empty")
+    refused = site.salt_run("store", STORE, "redeploy=True")
+    assert refused.status == 1
+    assert "has gone on" in refused.sentences[0]
+    assert serving(site) == before
+    done = site.salt_run("adopt", STORE, "apply=True")
+    assert done.status == 0, done.stdout
+    assert serving(site) == before
+    site.begin(STORE, "redeploy=True")
+    assert site.deployed(STORE).generation == 3

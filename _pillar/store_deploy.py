@@ -49,10 +49,10 @@ def ext_pillar(minion_id, pillar):
     """
     # Salt compiles pillar with the minion's view of the configuration.
     opts = {**__opts__, "__role": "master"}
-    path = settings.ledger_path(opts)
-    if not path.exists():
-        return {}
     try:
+        path = settings.ledger_path(opts)
+        if not path.exists():
+            return {}
         with Ledger(path) as ledger:
             records = ledger.of_minion(minion_id)
         for record in records:

@@ -477,7 +477,11 @@ def notify(store=None, minion=None, ready=False, eager=True):
         salt-run deploy.notify minion=store-0815
     """
     hints = [hint if isinstance(hint, str) else None for hint in (store, minion)]
-    return office.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
+    try:
+        return office.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
+    except Refused as err:
+        log.error("%s; %s", err.reason, err.hint)
+        return False
 
 
 @_verb
@@ -513,6 +517,13 @@ def reconcile(sweep=True):
 
         salt-run deploy.reconcile
     """
-    if "store_deploy.world" not in __context__:
-        __context__["store_deploy.world"] = office.SaltWorld(__opts__)
-    return office.reconcile(__opts__, __context__["store_deploy.world"], sweep)
+    try:
+        if "store_deploy.world" not in __context__:
+            __context__["store_deploy.world"] = office.SaltWorld(__opts__)
+        return office.reconcile(__opts__, __context__["store_deploy.world"], sweep)
+    except Refused as err:
+        if not sweep:
+            # The engine pauses.
+            raise
+        log.error("%s; %s", err.reason, err.hint)
+        return {"error": err.reason, "hint": err.hint, "retcode": 1}

@@ -12,24 +12,22 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storelib import lifecycle
+from storelib import formats, lifecycle
 from storelib.errors import Refused, SpecError
+from storelib.formats import LIBVIRT_NAME, NAME, shown
+from storelib.reader import REQUIRED, Reader, is_int, kind_of
 from storelib.seed import CONFIG
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MINION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-"""Names of interfaces (the kernel's limit is 15 characters), bridges and data disks."""
 
-MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-SOURCE = re.compile(r"(salt://|https?://|/)[!-~]{1,1023}")
-PATH = re.compile(r"/[ -~]{1,255}")
+HOST_NAME = "a host name"
+SHORT_NAME = "up to 15 letters, digits, . _ -"
+SOURCES = f"a bridge ({SHORT_NAME}) or libvirt network (up to 128, and spaces)"
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,15 @@ def store_id(value: object) -> str:
     """Return ``value`` if it is a store ID, otherwise raise :class:`Refused`."""
     if isinstance(value, str) and ID.fullmatch(value):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if value is None or isinstance(value, (bool, int, float)):
+        number = "" if value is None or isinstance(value, bool) else "the number "
         raise Refused(
-            f"the store ID arrived as the number {value}, which need not be what was typed "
-            "(YAML reads a bare 0417 as 417 or 271)",
+            f"the store ID arrived as {number}{value}, which need not be what was typed "
+            "(YAML reads a bare 0417 as 417 or 271, no and off as False, null as nothing)",
             "quote it: on the command line \"'0417'\", in YAML '0417'",
         )
     raise Refused(
-        f"{_shown(value)} is no store ID",
+        f"{shown(value)} is no store ID",
         "a store ID has 1 to 63 letters, digits, dots, underscores or hyphens "
         "and begins with a letter or digit",
     )
@@ -152,7 +151,7 @@ def from_pillar(pillar: object, hypervisor: str) -> StoreSpec:
     Raises :class:`SpecError` that names every fault.
     """
     faults: list[str] = []
-    reader = _Reader(pillar, "", faults)
+    reader = Reader(pillar, "", faults)
     spec = _spec(reader)
     if faults or spec is None:
         raise SpecError(
@@ -179,96 +178,54 @@ def default_mac(store: str, name: str) -> str:
     return f"52:54:00:{digest[0:2]}:{digest[2:4]}:{digest[4:6]}"
 
 
-_REQUIRED: Any = object()
-
-
-class _Reader:
-    """Reads one mapping key by key and notes each fault; a faulty key reads as ``None``."""
-
-    def __init__(self, data: object, where: str, faults: list[str]) -> None:
-        self.where = where
-        self.faults = faults
-        self.seen: set[str] = set()
-        if not isinstance(data, Mapping):
-            self.fault("", data, "a mapping of keys to values")
-            data = {}
-        self.data = data
-
-    def fault(self, key: str, value: object, allowed: str) -> None:
-        path = ".".join(filter(None, (self.where, key))) or "store_server"
-        missing = value is _REQUIRED
-        self.faults.append(
-            f"{path} is {'missing' if missing else _shown(value)}, allowed: {allowed}"
-        )
-
-    def get(self, key: str, default: Any, good: Callable[[Any], bool], allowed: str) -> Any:
-        self.seen.add(key)
-        value = self.data.get(key, default)
-        if value is default and default is not _REQUIRED:
-            return default
-        if value is _REQUIRED or not good(value):
-            self.fault(key, value, allowed)
-            return None
-        return value
-
-    def text(self, key: str, pattern: re.Pattern[str], allowed: str, default: Any) -> Any:
-        return self.get(
-            key, default, lambda v: isinstance(v, str) and bool(pattern.fullmatch(v)), allowed
-        )
-
-    def integer(self, key: str, low: int, high: int, default: Any) -> Any:
-        return self.get(
-            key, default, lambda v: _is_int(v) and low <= v <= high, f"a whole number {low}..{high}"
-        )
-
-    def choice(self, key: str, *choices: str) -> Any:
-        """Read one of ``choices``; the first is the default."""
-        return self.get(key, choices[0], lambda v: v in choices, " | ".join(choices))
-
-    def part(self, key: str, default: Any) -> _Reader:
-        self.seen.add(key)
-        where = ".".join(filter(None, (self.where, key)))
-        return _Reader(self.data.get(key, default), where, self.faults)
-
-    def parts(self, key: str, default: Any, allowed: str) -> list[_Reader]:
-        values = self.get(key, default, lambda v: isinstance(v, (list, tuple)), allowed) or []
-        where = ".".join(filter(None, (self.where, key)))
-        return [_Reader(value, f"{where}[{i}]", self.faults) for i, value in enumerate(values)]
-
-    def end(self) -> None:
-        for key in self.data:
-            if key not in self.seen:
-                self.fault(str(key), self.data[key], f"no such key; known: {sorted(self.seen)}")
-
-
-def _spec(top: _Reader) -> StoreSpec | None:
+def _spec(top: Reader) -> StoreSpec | None:
     store = top.text(
-        "store", ID, "a quoted string of 1 to 63 letters, digits, . _ - ('0417')", _REQUIRED
+        "store",
+        ID.fullmatch,
+        "a quoted string of 1 to 63 letters, digits, . _ - ('0417')",
+        REQUIRED,
     )
     minion_id = top.text(
-        "minion_id", MINION_ID, "up to 128 letters, digits, . _ -", f"store-{store}"
+        "minion_id", MINION_ID.fullmatch, "up to 128 letters, digits, . _ -", f"store-{store}"
     )
-    image = top.part("image", _REQUIRED)
+    image = top.part("image", REQUIRED)
     start = top.part("start", {})
     values = {
         "store": store,
         "minion_id": minion_id,
-        "hostname": top.text("hostname", HOSTNAME, "a host name", minion_id),
+        "hostname": top.text(
+            "hostname",
+            formats.HOSTNAME.fullmatch,
+            HOST_NAME,
+            minion_id,
+            formats.wrong_host_name,
+        ),
         "auto_deploy": top.get("auto_deploy", False, lambda v: isinstance(v, bool), "true | false"),
         "image": Image(
             source=image.text(
-                "source", SOURCE, "salt://PATH, http(s)://URL or /PATH without spaces", _REQUIRED
+                "source",
+                formats.SOURCE.fullmatch,
+                "salt://PATH, http(s)://URL or /PATH without spaces",
+                REQUIRED,
+                formats.wrong_source,
             ),
-            sha256=image.text("sha256", SHA256, "64 lower-case hexadecimal digits", _REQUIRED),
+            sha256=image.text(
+                "sha256",
+                formats.SHA256.fullmatch,
+                "64 lower-case hexadecimal digits",
+                REQUIRED,
+                formats.wrong_sha256,
+            ),
         ),
         "cpus": top.integer("cpus", 1, 512, 2),
         "memory_mib": top.integer("memory_mib", 128, 16 * 1024 * 1024, 2048),
         "disk_gib": top.integer("disk_gib", 1, 65536, 20),
-        "pool": top.get(
+        "pool": top.text(
             "pool",
+            formats.is_pool,
+            "an absolute directory or the name of a libvirt pool of type dir (up to 128 letters, "
+            "digits, spaces, . _ -)",
             "/var/lib/libvirt/images",
-            lambda v: isinstance(v, str) and bool(PATH.fullmatch(v) or NAME.fullmatch(v)),
-            "an absolute directory or the name of a libvirt pool of type dir",
         ),
         "clone": top.choice("clone", "copy", "cow"),
         "data_disks": tuple(_data_disk(part) for part in top.parts("data_disks", [], "a list")),
@@ -283,7 +240,13 @@ def _spec(top: _Reader) -> StoreSpec | None:
                 "a list",
             )
         ),
-        "master": top.text("master", HOSTNAME, "a host name or address", _REQUIRED),
+        "master": top.text(
+            "master",
+            formats.HOSTNAME.fullmatch,
+            "a host name or IPv4 address",
+            REQUIRED,
+            formats.wrong_master,
+        ),
         "minion": top.choice("minion", *CONFIG),
         "admission": top.choice("admission", "autosign", "pinned"),
         "start": Start(
@@ -295,7 +258,7 @@ def _spec(top: _Reader) -> StoreSpec | None:
                     lambda v: (
                         isinstance(v, (list, tuple))
                         and bool(v)
-                        and all(_is_int(s) and 0 <= s <= 600 for s in v)
+                        and all(is_int(s) and 0 <= s <= 600 for s in v)
                     ),
                     "a list of seconds 0..600",
                 )
@@ -306,90 +269,149 @@ def _spec(top: _Reader) -> StoreSpec | None:
         "verify": tuple(_probe(part) for part in top.parts("verify", [], "a list of probes")),
         "timeouts": _timeouts(top.part("timeouts", {})),
     }
-    top.get("guest_pillar", {}, lambda v: isinstance(v, Mapping), "a mapping")
+    top.seen.add("guest_pillar")
+    if not isinstance(top.data.get("guest_pillar", {}), Mapping):
+        # What it holds may be secret.
+        top.told("guest_pillar", kind_of(top.data["guest_pillar"]), "a mapping")
     for part in (image, start, top):
         part.end()
     _agree(values, top)
     return None if top.faults else StoreSpec(**values)
 
 
-def _agree(values: Mapping[str, Any], top: _Reader) -> None:
+def _agree(values: Mapping[str, Any], top: Reader) -> None:
     """Find what is right by itself and wrong together."""
-    if values["hostname"] and not HOSTNAME.fullmatch(values["hostname"]):
-        top.fault("hostname", values["hostname"], "a host name; give one, minion_id is none")
+    hostname = values["hostname"]
+    if "hostname" not in top.data and hostname:
+        wrong = formats.wrong_host_name(hostname)
+        if wrong or not formats.HOSTNAME.fullmatch(hostname):
+            top.fault("hostname", hostname, f"{HOST_NAME} (give one, minion_id is none)", wrong)
     if values["os_type"] in ("xen", "xenpvh") and values["virt_type"] not in ("xen", "auto"):
         top.fault("os_type", values["os_type"], "hvm, unless virt_type is xen or auto")
     if values["firmware"] == "efi" and values["os_type"] not in ("hvm", None):
         top.fault("firmware", "efi", "bios, unless os_type is hvm")
-    for key in ("data_disks", "interfaces"):
-        names = [item.name for item in values[key]]
-        if len(set(names)) < len(names):
-            top.fault(key, names, "names that differ")
-    if not values["interfaces"]:
+    # Not by case alone: that is nothing to some file systems.
+    _differ(top, "data_disks", "names", [d.name and d.name.lower() for d in values["data_disks"]])
+    _interfaces_agree(top, values["interfaces"])
+    addresses = [i.address.partition("/")[0] for i in values["interfaces"] if i.address]
+    if values["master"] and values["master"] in (hostname, *addresses):
+        top.fault("master", values["master"], "another machine than the server itself")
+    _start_fits(top, values["start"], values["timeouts"])
+
+
+def _interfaces_agree(top: Reader, interfaces: tuple[Interface, ...]) -> None:
+    if not interfaces:
         top.fault("interfaces", [], "at least one interface")
+    _differ(top, "interfaces", "names", [each.name for each in interfaces])
+    _differ(top, "interfaces", "hardware addresses", [each.mac for each in interfaces])
+    static = [each for each in interfaces if each.address not in (None, "dhcp")]
+    own = [str(ipaddress.ip_interface(each.address).ip) for each in static]
+    _differ(top, "interfaces", "addresses", own)
+    gateways = [each.gateway for each in static if each.gateway]
+    families = [ipaddress.ip_address(gateway).version for gateway in gateways]
+    if len(set(families)) < len(families):
+        top.fault("interfaces", gateways, "one gateway for IPv4, one for IPv6")
+    for each in static:
+        if each.gateway and ipaddress.ip_address(each.gateway) in map(ipaddress.ip_address, own):
+            top.fault("interfaces", each.gateway, "a gateway that is not the server itself")
 
 
-def _data_disk(part: _Reader) -> DataDisk:
+def _differ(top: Reader, key: str, what: str, values: list[str]) -> None:
+    values = [value for value in values if value]
+    if len(set(values)) < len(values):
+        top.fault(key, values, f"{what} that differ")
+
+
+def _start_fits(top: Reader, start: Start, timeouts: dict[str, int]) -> None:
+    if start.attempts is None or not start.backoff_s or start.steady_s is None:
+        return
+    limit = lifecycle.limit_s("starting", timeouts)
+    pauses = sum(start.backoff_s[:n][-1] for n in range(1, start.attempts))
+    if limit and pauses + start.steady_s >= limit:
+        top.told(
+            "start",
+            f"{pauses} s of pauses (attempts, backoff_s) and {start.steady_s} s of steady_s",
+            f"less than the {limit} s of timeouts.starting in all",
+        )
+
+
+def _data_disk(part: Reader) -> DataDisk:
     disk = DataDisk(
-        name=part.text("name", NAME, "up to 15 letters, digits, . _ -", _REQUIRED),
-        size_gib=part.integer("size_gib", 1, 65536, _REQUIRED),
+        name=part.text("name", NAME.fullmatch, SHORT_NAME, REQUIRED, formats.wrong_disk),
+        size_gib=part.integer("size_gib", 1, 65536, REQUIRED),
     )
     part.end()
     return disk
 
 
-def _interface(part: _Reader, store: str) -> Interface:
-    name = part.text("name", NAME, "up to 15 letters, digits, . _ -", _REQUIRED)
+def _interface(part: Reader, store: str) -> Interface:
+    name = part.text("name", NAME.fullmatch, SHORT_NAME, REQUIRED, formats.wrong_interface)
     kind = part.choice("type", "bridge", "network", "user")
-    address = part.get(
-        "address", "dhcp", _is_address, "dhcp or ADDRESS/PREFIX, such as 10.1.2.3/24"
+    address = part.text(
+        "address",
+        formats.is_address,
+        "dhcp or ADDRESS/PREFIX, such as 10.1.2.3/24",
+        "dhcp",
+        formats.wrong_address,
     )
-    gateway = part.get(
-        "gateway",
-        None,
-        lambda v: (
-            _is_ip(v)
-            and address not in (None, "dhcp")
-            and ipaddress.ip_address(v) in ipaddress.ip_interface(address).network
-        ),
-        "an address in the network of a static address",
-    )
-    dns = part.get(
-        "dns",
-        (),
-        lambda v: (
-            isinstance(v, (list, tuple)) and all(map(_is_ip, v)) and (address != "dhcp" or not v)
-        ),
-        "a list of addresses, with a static address",
-    )
-    source = part.text("source", NAME, "a bridge or libvirt network", None)
-    if (kind == "user") == (source is not None) and "source" not in _faulty(part):
-        part.fault("source", source, "a bridge or libvirt network; none with type user")
     interface = Interface(
         name=name,
         type=kind,
-        source=source,
-        mac=part.text("mac", MAC, "six lower-case pairs aa:bb:..", default_mac(store, str(name))),
+        source=_source(part, kind),
+        mac=part.text(
+            "mac",
+            formats.MAC.fullmatch,
+            "six lower-case pairs aa:bb:..",
+            default_mac(store, str(name)),
+            formats.wrong_mac,
+        ),
         address=address,
-        gateway=gateway,
-        dns=tuple(dns or ()),
+        gateway=part.text(
+            "gateway",
+            lambda v: formats.is_gateway(v, address),
+            "an address in the network of a static address",
+            None,
+            lambda v: formats.wrong_gateway(v, address),
+        ),
+        dns=tuple(
+            part.get(
+                "dns",
+                (),
+                lambda v: (
+                    isinstance(v, (list, tuple))
+                    and all(map(formats.is_ip, v))
+                    and (address != "dhcp" or not v)
+                ),
+                "a list of addresses, with a static address",
+                formats.wrong_dns,
+            )
+            or ()
+        ),
     )
     part.end()
     return interface
 
 
-def _faulty(part: _Reader) -> set[str]:
+def _source(part: Reader, kind: str | None) -> Any:
+    """Read what the interface is connected to: what may be its name depends on the type."""
+    name = LIBVIRT_NAME if kind == "network" else NAME
+    wrong = formats.wrong_interface if kind == "bridge" else lambda _: ""
+    source = part.text("source", name.fullmatch, SOURCES, None, wrong)
+    if (kind == "user") == (source is not None) and "source" not in _faulty(part):
+        part.fault("source", source, f"{SOURCES}; none with type user")
+    return source
+
+
+def _faulty(part: Reader) -> set[str]:
     """Return the keys of ``part`` that already have a fault."""
     heads = (fault.partition(" ")[0] for fault in part.faults)
     return {head.rpartition(".")[2] for head in heads if head.startswith(f"{part.where}.")}
 
 
-def _probe(part: _Reader) -> dict[str, Any]:
+def _probe(part: Reader) -> dict[str, Any]:
     probe = {
         "tcp": part.integer("tcp", 1, 65535, None),
-        "service": part.text(
-            "service", re.compile(r"[A-Za-z0-9@._-]{1,128}"), "a unit's name", None
-        ),
+        "service": part.text("service", formats.SERVICE.fullmatch, "a unit's name", None),
         "command": part.get(
             "command", None, lambda v: isinstance(v, str) and bool(v.strip()), "a shell command"
         ),
@@ -402,39 +424,9 @@ def _probe(part: _Reader) -> dict[str, Any]:
     return given
 
 
-def _timeouts(part: _Reader) -> dict[str, int]:
+def _timeouts(part: Reader) -> dict[str, int]:
     limits = {
         state: part.integer(state, 1, 7 * 24 * lifecycle.HOUR, None) for state in lifecycle.FOLLOWS
     }
     part.end()
     return {state: limit for state, limit in limits.items() if limit is not None}
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_ip(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(ipaddress.ip_address(value))
-    except ValueError:
-        return False
-
-
-def _is_address(value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        # A netmask is no prefix: cloud-init would not take it.
-        return value == "dhcp" or (
-            value.partition("/")[2].isdecimal() and bool(ipaddress.ip_interface(value))
-        )
-    except ValueError:
-        return False
-
-
-def _shown(value: object) -> str:
-    """Return a value as the operator may see it: on one line, not too long."""
-    text = repr(value) if isinstance(value, (str, bool)) else str(value)
-    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -4,6 +4,7 @@
 store_server:
   image:
     source: salt://images/store-server.qcow2
+    # A placeholder, which is refused: `sha256sum FILE` prints yours.
     sha256: '0000000000000000000000000000000000000000000000000000000000000000'
   cpus: 2
   memory_mib: 2048

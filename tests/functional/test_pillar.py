@@ -11,6 +11,7 @@ import salt.loader
 import salt.pillar
 
 from storelib import flow, seal
+from storelib.errors import SpecError
 from storelib.hypervisor import guest
 from storelib.ledger import Ledger
 from storelib.master import keys, settings
@@ -139,6 +140,10 @@ def test_the_shipped_example_describes_a_store_in_both_of_its_files(opts):
     opts["pillar_roots"] = {"base": [str(REPO / "pillar")]}
     compiled = salt.pillar.Pillar(opts, {}, HYPERVISOR, "base").compile_pillar()
     assert set(compiled) == {"store_server"}, "Salt adds _errors"
+    with pytest.raises(SpecError, match=r"wrong: image.sha256 is '0+', a placeholder") as refused:
+        from_pillar(compiled["store_server"], HYPERVISOR)
+    assert refused.value.reason.count(", allowed: ") == 1, "nothing else is wrong"
+    compiled["store_server"]["image"]["sha256"] = STORE["image"]["sha256"]
     spec = from_pillar(compiled["store_server"], HYPERVISOR)
     # What all stores share, and what is this one's own.
     assert (spec.master, spec.interfaces[0].source) == ("salt.example.com", "br0")

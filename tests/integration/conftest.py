@@ -28,6 +28,7 @@ def machine():
     if " /srv/store-deploy " not in pathlib.Path("/proc/self/mountinfo").read_text():
         pytest.fail("run this by `make integration`: it starts daemons at their usual paths")
     shutil.copytree(store_site.LAB, "/", dirs_exist_ok=True)
+    subprocess.run(["ip", "address", "add", store_site.ADDRESS, "dev", "lo"], check=True)
     hooks = pathlib.Path("/etc/libvirt/hooks")
     (hooks / "refusals").mkdir(parents=True)
     shutil.copy(store_site.HERE / "refuse-start", hooks / "qemu")

@@ -37,6 +37,8 @@ AUTOSIGN = STATE_DIR / "autosign.conf"
 BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 """Made anew at each start of the master."""
 POOL = pathlib.Path("/var/lib/libvirt/images")
+ADDRESS = "10.0.2.2"
+"""The master's, as the stores have it: a loopback address is refused."""
 
 OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
 """What a test that deploys another store must not touch."""
@@ -141,7 +143,7 @@ class Master(Daemon):
             (MASTER_D / "90-site.conf").write_text(json.dumps(more))
         else:
             MASTER_D.symlink_to(SHIPPED)
-        pathlib.Path("/etc/salt/lab.d/user.conf").write_text(f"user: {user}\n")
+        pathlib.Path("/etc/salt/lab.d/user.conf").write_text(f"user: {user}\ninterface: 0.0.0.0\n")
 
     def start(self, user="root", **configuration):
         """Start it with a configuration, and wait until it listens."""
@@ -278,7 +280,7 @@ class Site:
             "disk_gib": 2,
             "virt_type": "qemu",
             "interfaces": [{"name": "eth0", "type": "user"}],
-            "master": "127.0.0.1",
+            "master": ADDRESS,
             "start": {"attempts": 3, "backoff_s": [0, 1], "steady_s": 1},
             "verify": [{"command": "grep '^Hello' /srv/demo/hello"}],
             "guest_pillar": {"greeting": f"Hello from store {store}"},

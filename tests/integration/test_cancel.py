@@ -125,7 +125,7 @@ def half_an_image():
 
 def test_while_the_image_is_fetched(site):
     with half_an_image() as server:
-        image = {"source": f"http://127.0.0.1:{server.server_port}/x.qcow2", "sha256": "c" * 64}
+        image = {"source": f"http://127.0.0.1:{server.server_port}/x.qcow2", "sha256": "5e" * 32}
         begun(site, "fetched", "staging", image=image)
         assert server.asked.wait(60)
         home = site.hypervisors["hv-cancel"].home

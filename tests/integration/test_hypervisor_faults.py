@@ -105,16 +105,16 @@ def web(site):
 
 
 def test_an_image_with_another_checksum_is_refused(site, fails):
-    image = {"source": str(site.image), "sha256": "0" * 64}
+    image = {"source": str(site.image), "sha256": "5e" * 32}
     why = fails("checksum", "staging", image=image)
     assert why == (
         f"the image {site.image} has the sha256 {store_site.sha256(site.image)}, "
-        f"the pillar says {'0' * 64}"
+        f"the pillar says {'5e' * 32}"
     )
 
 
 def test_an_image_that_the_server_does_not_have_is_named(fails, web):
-    image = {"source": f"{web.url}/gone.qcow2", "sha256": "1" * 64}
+    image = {"source": f"{web.url}/gone.qcow2", "sha256": "5e" * 32}
     assert "the server answers 404" in fails("gone", "staging", image=image)
 
 

@@ -112,6 +112,7 @@ def wanted(opts: dict, books: Ledger, store: str, hypervisor: str | None) -> tup
 
 def request(opts: dict, store: str, hypervisor: str | None, redeploy: bool) -> Record:
     """Begin a deployment, as an operator asks for it."""
+    settings.check(opts, "max_active")
     with ledger(opts) as books:
         spec, name = wanted(opts, books, store, hypervisor)
         return flow.begin(books, time.time(), spec, name, "operator", redeploy)
@@ -189,6 +190,9 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
     A deployment that another process is advancing is left to it.
     """
     pulse.beat(opts, pulse.SWEEPER if sweep else pulse.PUMP)
+    for fault, mend in settings.faults(opts) if sweep else ():
+        # What can be done without the setting goes on.
+        log.error("%s; %s", fault, mend)
     with ledger(opts) as books:
         rung = books.rung()
         # Each of these takes a pillar; those that are under way must not wait for all of them.
@@ -453,6 +457,7 @@ def _sealed_facts(
 
 def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
     """Say what a deployment would do, from the hypervisor's facts; touch nothing."""
+    settings.check(opts, "max_active")
     with ledger(opts) as books, world(opts) as master:
         spec, name = wanted(opts, books, store, hypervisor)
         record = books.get(store)

@@ -5,7 +5,7 @@
 import pytest
 from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, not_ok, pem
 
-from storelib import flow
+from storelib import flow, report
 from storelib.errors import Fault
 from storelib.world import ACCEPTED
 
@@ -143,3 +143,17 @@ def test_what_is_wrong_with_the_autosign_file_does_not_concern_who_is_pinned(mas
     record = deployed(master)
     flow.retire(master.books, master.time, record)
     assert master.run().state == "retired"
+
+
+@pytest.mark.parametrize(
+    ("function", "state"),
+    [("store_hypervisor.define", "defining"), ("provisioning_helper.settle", "restarting")],
+)
+def test_an_exception_in_a_minions_module_fails_the_deployment_at_once(master, function, state):
+    step = function.partition(".")[2]
+    error, hint = report.unforeseen(step, KeyError("image"))
+    master.instead[function] = not_ok(error, hint)
+    master.begin()
+    record = ended(master, "failed", state)
+    assert record.reason == f"{step} broke: KeyError: 'image'"
+    assert "see the traceback in that minion's log" in record.next_action

@@ -10,6 +10,7 @@ were read back (:func:`storelib.report.made`). Faults are in the report: nothing
 :depends: ``storelib`` (``_utils/``)
 """
 
+import logging
 import os
 import socket
 import time
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     __opts__: dict[str, Any]
     __pillar__: dict[str, Any]
     __salt__: dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 MAX_QUEUE = 100
 """
@@ -347,9 +350,14 @@ def _report(step, store, generation, nonce, act):
         found, error, hint = fault.facts, str(fault), fault.hint
     except OSError as err:
         error, hint = f"{step} failed in the guest: {err}", "look at the guest's disk"
-    __context__["retcode"] = 1 if error else 0
+    except Exception as err:
+        log.exception("%s: %s", store, step)
+        error, hint = report.unforeseen(step, err)
     shared = __pillar__.get("store_deploy", {}).get("secret", "")
-    return report.sealed(report.made(store, generation, step, found, error, hint), nonce, shared)
+    told = report.made(store, generation, step, found, error, hint)
+    told = report.sealed(told, nonce, shared)
+    __context__["retcode"] = 0 if told["ok"] else 1
+    return told
 
 
 def _identity():

@@ -79,12 +79,10 @@ def _reporting(step):
         except Fault as err:
             fault, facts = err, err.facts
         except OSError as err:
-            pool = Path(spec["pool"])
+            pool = Path(spec.get("pool", ""))
             fault = of_system(err, pool if pool.is_absolute() and pool.is_dir() else None)
         except salt.exceptions.SaltException as err:
             fault = Fault(str(err))
-        # The loader's context outlives the job in some callers: set it in both cases.
-        __context__["retcode"] = 1 if fault else 0
         if fault:
             log.error("%s: %s: %s", spec["store"], step.__name__, fault)
         machine = _machine_id()
@@ -94,13 +92,30 @@ def _reporting(step):
             error=str(fault) if fault else "",
             hint=fault.hint if fault else "",
         )
-        return report.sealed(told, nonce, __pillar__.get("store_deploy", {}).get("secret", ""))
+        return report.sealed(told, nonce, _secret())
 
-    return reported
+    @functools.wraps(step)
+    def whatever_is_raised(spec, generation, nonce="", **arguments):
+        try:
+            told = reported(spec, generation, nonce, **arguments)
+        except Exception as err:
+            log.exception("%s", step.__name__)
+            error, hint = report.unforeseen(step.__name__, err)
+            odd = report.made(spec, generation, step.__name__, {}, error, hint)
+            told = report.sealed(odd, nonce, _secret())
+        # The loader's context outlives the job in some callers: set it in both cases.
+        __context__["retcode"] = 0 if told["ok"] else 1
+        return told
+
+    return whatever_is_raised
+
+
+def _secret():
+    return __pillar__.get("store_deploy", {}).get("secret", "")
 
 
 def _machine_id():
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError, UnicodeError):
         return Path("/etc/machine-id").read_text().strip()
     return ""
 

@@ -13,7 +13,7 @@ import dataclasses
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
-from storelib.steps import STEPS, awake, check_minion_id, intruder, lock_out
+from storelib.steps import STEPS, awake, check_minion_id, disarm, intruder, lock_out
 from storelib.turn import Asking, Replaced, Turn, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -358,7 +358,9 @@ def advance(
         announce(world, ledger, store)
         if record.state == lifecycle.HELD.name:
             # Nobody looks meanwhile who calls; a released deployment opens the door again.
-            _shut(world, record)
+            told = _shut(world, record)
+            if told and told != record.reason:
+                record = ledger.save(dataclasses.replace(record, reason=told))
         if not record.active and not record.candidate:
             break
         turn = Turn(world, ledger, record, rung, max_active)
@@ -406,6 +408,9 @@ def _move(turn: Turn) -> tuple[Record, bool]:
     except Exception as err:
         # Nobody watches: what was not foreseen is told, tried again and ended by the deadline.
         log.exception("%s: %s", record.store, record.state)
+        if record.state in LEAVING:
+            # Theirs is a week away, and whoever typed the verb is there now.
+            return _fail(turn, f"{type(err).__name__}: {err}", ""), True
         wait = Waiting(f"{type(err).__name__}: {err}")
     why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
     if record.deadline is not None and now >= record.deadline:
@@ -421,12 +426,28 @@ def _move(turn: Turn) -> tuple[Record, bool]:
     return turn.record, False
 
 
-def _shut(world: World, record: Record) -> None:
-    """Let nobody in any more; a failure to do so is told when the deployment fails."""
+def _shut(world: World, record: Record) -> str:
+    """Let nobody in any more; return what is in the way, which is told when it fails, too."""
+    return _tried(record, lambda: disarm(world, record))[0]
+
+
+def _tried(record: Record, act: Callable[[], str | None]) -> tuple[str, str]:
+    """
+    Return what an act tells, or why it could not be done and what to do about that.
+
+    Whatever it was, it must not keep a deployment from its end.
+    """
     try:
-        world.disarm(record.minion_id)
+        return act() or "", ""
+    except LedgerError:
+        # Its end could not be written either.
+        raise
     except StoreDeployError as err:
         log.error("%s: %s; %s", record.store, err.reason, err.hint)
+        return err.reason, err.hint
+    except Exception as err:
+        log.exception("%s: %s", record.store, record.state)
+        return " ".join(f"{type(err).__name__}: {err}".split()), ""
 
 
 def _begin_again(turn: Turn, why: str) -> Record:
@@ -434,12 +455,14 @@ def _begin_again(turn: Turn, why: str) -> Record:
     record = turn.record
     if record.state not in lifecycle.PASSED or record.resumes:
         return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
-    try:
-        turn.world.disarm(record.minion_id)
-        if turn.looked:
-            lock_out(turn)
-    except StoreDeployError as err:
-        return _fail(turn, f"{why}; {err.reason}", err.hint)
+    # A ledger that may be from a backup knows of no key to purge.
+    for act in (
+        lambda: disarm(turn.world, record),
+        lambda: lock_out(turn) if turn.looked else None,
+    ):
+        told, hint = _tried(record, act)
+        if told:
+            return _fail(turn, f"{why}; {told}", hint)
     evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
     turn.record = dataclasses.replace(record, evidence=evidence, attempt=record.attempt + 1)
     return _enter(turn, lifecycle.FIRST, why)
@@ -617,14 +640,17 @@ def _enter(
 
 def _fail(turn: Turn, reason: str, hint: str) -> Record:
     record = turn.record
-    try:
-        turn.world.disarm(record.minion_id)
-        # It may have come in since somebody looked last; but a ledger that is behind knows nothing.
-        told = intruder(turn) if turn.looked else ""
-    except StoreDeployError as err:
-        told = err.reason
-    if told and told not in reason:
-        reason = f"{reason}; {told}"
+    way_out = _way_out(record, hint)
+    # Somebody may have come in since it was looked last; a ledger that may be from a backup knows
+    # nothing of that.
+    for act in (
+        lambda: disarm(turn.world, record),
+        lambda: intruder(turn) if turn.looked else None,
+    ):
+        told, mend = _tried(record, act)
+        if told and told not in reason:
+            reason = f"{reason}; {told}"
+            way_out = f"{mend}; {way_out}" if mend else way_out
     found = {}
     if record.state in LEAVING:
         left = [f"{record.hypervisor}: whatever it has of {record.minion_id}"]
@@ -636,7 +662,7 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
         found=found,
         # A retry that never got its slot is one of what it was to go on with.
         failed_in=record.resumes or record.state,
-        next_action=_way_out(record, hint),
+        next_action=way_out,
     )
 
 

@@ -10,11 +10,22 @@ nowhere else, so that one place decides what a report is and whether it is belie
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from storelib import __version__, seal
+
+ODD = "see the traceback in that minion's log; if the machine is in order, report it as a fault"
+
+SAID = 200
+"""How much of an exception's own words is told; the first line only, for it may hold anything."""
+
+CORE = "storelib"
+MODULES = ("provisioning_helper.py", "store_hypervisor.py")
+"""Where our code is, on a minion."""
 
 
 class NotAReport(ValueError):
@@ -102,8 +113,39 @@ def sealed(report: Mapping[str, Any], nonce: str, shared: str) -> dict[str, Any]
         The secret that the minion shares with the master.
     """
     # What the master reads has been through JSON's types: tuples are lists there, keys strings.
-    content = {**json.loads(json.dumps(report)), "nonce": nonce, "seal": ""}
+    try:
+        text = json.dumps(report, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as err:
+        error = f"{report['step']} found what no report can hold: {err}"
+        text = json.dumps({**report, "ok": False, "facts": {}, "error": error, "hint": ODD})
+    # Salt sends no half characters, such as a file name that is no UTF-8 has.
+    whole = text.encode(errors="replace")
+    content = {**json.loads(whole), "nonce": nonce, "seal": ""}
     return {**content, "seal": seal.of(content, shared) if shared else ""}
+
+
+def unforeseen(step: str, err: Exception) -> tuple[str, str]:
+    """Return error and hint for an exception that nobody thought of: what it was, and where."""
+    try:
+        said = next(iter(str(err).splitlines()), "")[:SAID]
+    except Exception:
+        said = ""
+    said = "".join(filter(str.isprintable, said))
+    places = (
+        (PurePath(frame.f_code.co_filename), line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(err.__traceback__)
+    )
+    ours = [(path, line, name) for path, line, name in places if _ours(path)]
+    where = ""
+    if ours:
+        path, line, name = ours[-1]
+        inside = path.parts[path.parts.index(CORE) :] if CORE in path.parts else [path.name]
+        where = f" ({'/'.join(inside)}:{line}, in {name})"
+    return f"{step} broke: {type(err).__name__}{said and ': '}{said}{where}", ODD
+
+
+def _ours(path: PurePath) -> bool:
+    return CORE in path.parts or path.name in MODULES
 
 
 def believed(returned: object, nonces: Sequence[str], shared: str) -> bool:

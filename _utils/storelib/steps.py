@@ -9,14 +9,17 @@ A step returns the evidence that its state is over, raises ``Waiting`` as long a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from storelib import judge, lifecycle, spec
-from storelib.errors import Fault, Refused
+from storelib.errors import Fault, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
 from storelib.turn import RUNNING, Replaced, Turn, Waiting
-from storelib.world import ACCEPTED
+from storelib.world import ACCEPTED, World
+
+log = logging.getLogger(__name__)
 
 PROBE_TRIES = 5
 """How often the probes are run before a failing one fails the deployment."""
@@ -243,7 +246,7 @@ def _admit(turn: Turn) -> bool:
         if ACCEPTED not in world.keys(minion):
             world.arm(minion)
             return False
-        world.disarm(minion)
+        disarm(world, turn.record)
     if told := intruder(turn):
         raise Fault(
             told,
@@ -251,6 +254,16 @@ def _admit(turn: Turn) -> bool:
             "again, with admission: pinned in the pillar",
         )
     return True
+
+
+def disarm(world: World, record: Record) -> None:
+    """Remove the autosign entry; what is in the way of that does not concern who is pinned."""
+    try:
+        world.disarm(record.minion_id)
+    except StoreDeployError as err:
+        if record.spec["admission"] == "autosign":
+            raise
+        log.warning("%s: %s; %s", record.store, err.reason, err.hint)
 
 
 def intruder(turn: Turn) -> str:
@@ -376,7 +389,7 @@ def _set_aside(turn: Turn) -> int:
 def cancelling(turn: Turn) -> Evidence:
     """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
     world, record = turn.world, turn.record
-    world.disarm(record.minion_id)
+    disarm(world, record)
     # From now on it is not let in any more, however long its hypervisor is away. Once: while it
     # runs it calls again, and each deletion makes all minions authenticate anew.
     _first(turn, "locked_out", lambda: lock_out(turn))
@@ -441,7 +454,7 @@ def _retired(turn: Turn, data_disks: bool) -> Evidence:
 def retiring(turn: Turn) -> Evidence:
     """Over when nothing is left of any server of the store."""
     world, record = turn.world, turn.record
-    world.disarm(record.minion_id)
+    disarm(world, record)
     _first(turn, "locked_out", lambda: world.purge_key(record.minion_id))
     data_disks = record.evidence["data_disks"]
     facts = turn.once("removed", lambda: _gone(turn, lambda: _retired(turn, data_disks)))

@@ -14,7 +14,7 @@ from storelib import flow, seal
 from storelib.errors import SpecError
 from storelib.hypervisor import guest
 from storelib.ledger import Ledger
-from storelib.master import keys, settings
+from storelib.master import keys, office, settings
 from storelib.spec import from_pillar
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -124,6 +124,92 @@ def test_the_guest_keeps_its_secret_when_its_hypervisors_pillar_does_not_compile
     keys.accept(opts, GUEST, public_keys[1])
     pathlib.Path(opts["pillar_roots"]["base"][0], "store.sls").write_text("{{ nonsense(")
     assert given(GUEST) == secret_of(opts, GUEST, public_keys[1])
+
+
+# With Salt's caches on
+
+
+@pytest.fixture(params=["disk", "memory"])
+def cached(opts, request, deployment, public_keys):
+    """Return how a master answers a request for pillar, which it caches."""
+    opts |= {"pillar_cache": True, "pillar_cache_backend": request.param}
+    opts |= {"pillar_cache_ttl": 3600, "minion_data_cache": True, "file_client": "local"}
+    opts["ext_pillar"] = [{"store_deploy": {}}]
+    # As the master does when it starts.
+    pathlib.Path(opts["cachedir"], "pillar_cache").mkdir(parents=True)
+
+    def cached(minion=GUEST, pillarenv=None):
+        asked = {**opts, "pillarenv": pillarenv}
+        return salt.pillar.get_pillar(
+            asked, {}, minion, "base", pillarenv=pillarenv
+        ).compile_pillar()
+
+    keys.accept(opts, GUEST, public_keys[1])
+    keys.accept(opts, HYPERVISOR, public_keys[0])
+    for minion in (GUEST, HYPERVISOR):
+        for pillarenv in (None, "base"):
+            assert "store_deploy" in cached(minion, pillarenv)
+    return cached
+
+
+def impostor(opts, public_keys):
+    """Let another machine with the guest's ID be accepted, by whatever hand."""
+    folder = pathlib.Path(opts["pki_dir"])
+    (folder / "minions" / GUEST).write_text(public_keys[2])
+
+
+def hostile(opts, public_keys):
+    """Let it have called before the old key was deleted."""
+    (pathlib.Path(opts["pki_dir"]) / "minions_pre" / GUEST).write_text(public_keys[2])
+
+
+def purged(world, opts, public_keys):
+    world.purge_key(GUEST)
+
+
+def purged_while_another_knocks(world, opts, public_keys):
+    world.purge_key(GUEST)
+    hostile(opts, public_keys)
+
+
+def deleted_by_hand_then_armed(world, opts, public_keys):
+    (pathlib.Path(opts["pki_dir"]) / "minions" / GUEST).unlink()
+    world.arm(GUEST)
+
+
+def deleted_by_hand_then_purged(world, opts, public_keys):
+    (pathlib.Path(opts["pki_dir"]) / "minions" / GUEST).unlink()
+    world.purge_key(GUEST)
+
+
+def deleted_by_hand_then_swept(world, opts, public_keys):
+    (pathlib.Path(opts["pki_dir"]) / "minions" / GUEST).unlink()
+    office.reconcile({**opts, "fun": "runner.deploy.reconcile"}, world, sweep=True)
+
+
+def another_accepted(world, opts, public_keys):
+    world.accept_key(GUEST, public_keys[2])
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        *(purged, purged_while_another_knocks, another_accepted, deleted_by_hand_then_armed),
+        *(deleted_by_hand_then_purged, deleted_by_hand_then_swept),
+    ],
+    ids=lambda happens: happens.__name__,
+)
+def test_the_next_one_with_the_guests_id_gets_nothing_from_a_cache(
+    opts, cached, public_keys, happens, tmp_path
+):
+    # On 3008 a deleted key takes the cached pillar with it, unless this is set.
+    opts |= {"preserve_minion_cache": True, "autosign_file": str(tmp_path / "autosign")}
+    with office.world(opts) as world:
+        happens(world, opts, public_keys)
+    impostor(opts, public_keys)
+    for pillarenv in (None, "base"):
+        assert cached(GUEST, pillarenv) == {}
+    assert "store_deploy" in cached(HYPERVISOR), "nobody else's is forgotten"
 
 
 def test_the_masters_own_secret_is_private_and_stays(opts):

@@ -28,24 +28,26 @@ def _clock(master, monkeypatch):
     monkeypatch.setattr(office.time, "time", lambda: master.time)
 
 
-def test_a_store_that_cannot_even_fail_stops_no_other_and_is_tried_again_later(master, opts):
+def test_a_store_that_cannot_even_fail_stops_no_other_and_is_tried_again_later(
+    master, opts, monkeypatch
+):
     master.instead["provisioning_helper.highstate"] = not_ok("a state failed")
     master.begin()
     master.run(until=lambda record: record.state == "configuring")
     other = from_pillar({**PILLAR, "store": "0816"}, "hv-0816")
     flow.begin(master.books, master.time, other, "hv-0816", "operator")
-    disarm = master.disarm
+    fail = flow._fail
 
-    def broken(_minion):
+    def broken(*_):
         raise AttributeError("not foreseen")
 
-    master.disarm = broken
+    monkeypatch.setattr(flow, "_fail", broken)
     while master._later:
         master.wait(master.time + 100)
     states = office.reconcile(opts, master, sweep=True)
     assert states == {"0816": "awaiting_hypervisor"}
     assert master.books.get("0815").due == master.time + office.PUT_OFF_S
-    master.disarm = disarm
+    monkeypatch.setattr(flow, "_fail", fail)
     master.time += office.PUT_OFF_S
     assert office.reconcile(opts, master, sweep=False)["0815"] == "failed"
 

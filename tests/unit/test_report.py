@@ -114,6 +114,13 @@ def test_a_seal_survives_the_way_to_the_master():
     assert report.believed(json.loads(json.dumps(sealed)), ["jid-7"], SECRET)
 
 
+def test_half_a_character_does_not_keep_a_report_from_being_sent():
+    told = report.made("0815", 3, "define", {"name": "x\udcff"}, error="no \udcff", hint="x")
+    sealed = report.sealed(told, "jid-7", SECRET)
+    assert json.dumps(sealed, ensure_ascii=False).encode()
+    assert report.believed(sealed, ["jid-7"], SECRET)
+
+
 @pytest.mark.parametrize(
     "returned",
     [

@@ -327,7 +327,10 @@ def _autosign(opts: dict) -> Iterator[Fault]:
     elif not salt.daemons.masterapi.AutoKey(opts).check_permissions(path):
         yield f"{path} can be written by others, so Salt ignores it", f"chmod go-w {path}"
     elif not (os.access(path, os.W_OK) and os.access(os.path.dirname(path), os.W_OK)):
-        yield f"{opts['user']} cannot write {path}", f"chown {opts['user']} it and its folder"
+        yield (
+            f"{opts['user']} cannot write {path}",
+            f"chown {opts['user']}: {path} {os.path.dirname(path)}",
+        )
 
 
 def _hypervisors(opts: dict, names: list[str], tell: Tell) -> dict[Fault, list[str]]:

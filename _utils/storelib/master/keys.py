@@ -12,7 +12,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import re
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,15 @@ FOLDERS = {
 """Salt's name of each state of a key in the file system, and its plain one."""
 
 MADE_FILE_MODE = 0o600
+
+OTHERWISE = (
+    "name another autosign_file and restart salt-master, or set admission: pinned in the pillar"
+)
+
+LOCK_S = 5.0
+"""How long the autosign file is waited for: its lock is held for moments only."""
+
+LOCK_PAUSE_S = 0.02
 
 
 def known(opts: dict, minion: str) -> dict[str, str]:
@@ -83,8 +95,11 @@ def accept(opts: dict, minion: str, public_key: str) -> None:
         return
     folder = Path(opts["pki_dir"])
     temporary = folder / "minions" / f".{minion}.store-deploy"
-    temporary.write_text(public_key)
-    temporary.replace(folder / "minions" / minion)
+    try:
+        temporary.write_text(public_key)
+        temporary.replace(folder / "minions" / minion)
+    finally:
+        temporary.unlink(missing_ok=True)
     for name, state in FOLDERS.items():
         if state != ACCEPTED:
             (folder / name / minion).unlink(missing_ok=True)
@@ -120,11 +135,21 @@ def _key_cache(opts: dict) -> Any:
 
 
 class Autosign:
-    """Our lines in the master's ``autosign_file``; every other line stays byte for byte."""
+    """
+    Our lines in the master's ``autosign_file``; every other line stays byte for byte.
+
+    What is in the way, whatever it is, is a :class:`Fault`, and the file is then as it was.
+    """
 
     def __init__(self, opts: dict, lock: Path) -> None:
-        self.path = Path(opts["autosign_file"]).resolve() if opts.get("autosign_file") else None
+        self.configured = opts.get("autosign_file")
         self.lock = lock
+
+    @property
+    def path(self) -> Path | None:
+        """Return the file, with no link in its path."""
+        # Not by Path.resolve, which raises at a loop of links.
+        return Path(os.path.realpath(self.configured)) if self.configured else None
 
     def armed(self, minion: str) -> bool:
         """Say whether the entry of ``minion`` is there."""
@@ -141,16 +166,39 @@ class Autosign:
 
     def disarm(self, minion: str) -> None:
         """Remove the entry of ``minion``."""
-        if self.path is None or not self.armed(minion):
+        # In what is no file Salt finds no line either.
+        if self.path is None or not self.path.is_file():
             return
+        try:
+            if self.armed(minion):
+                with self._locked():
+                    self._write([line for line in self._lines() if line != _line(minion)])
+        except Fault as err:
+            raise Fault(
+                f"the line that admits {minion} may still be there: {err.reason}",
+                f"remove the line of {minion} from {self.path}; {err.hint}",
+            ) from err
+
+    def rewrite(self) -> None:
+        """Write the file as it is, an empty one if there is none: so could a line be added."""
         with self._locked():
-            self._write([line for line in self._lines() if line != _line(minion)])
+            self._write(self._lines())
 
     def _lines(self) -> list[bytes]:
+        if self.path is None:
+            return []
         try:
-            return self.path.read_bytes().splitlines(keepends=True) if self.path else []
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                # From a pipe we would read for ever, a device would be replaced.
+                raise Fault(
+                    f"{self.path}, the autosign file, is no regular file",
+                    f"put one in its place, or {OTHERWISE}",
+                )
+            return self.path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return []
+        except OSError as err:
+            raise _unusable(self.path, "read", err) from err
 
     def _write(self, lines: list[bytes]) -> None:
         if self.path is None:
@@ -161,31 +209,85 @@ class Autosign:
             )
         temporary = self.path.with_name(f".{self.path.name}.store-deploy")
         try:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            temporary.unlink(missing_ok=True)
             before = self.path.stat() if self.path.exists() else None
             mode = before.st_mode & 0o777 if before else MADE_FILE_MODE
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with open(descriptor, "wb") as file:
-                if before and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, mode)
-                file.write(b"".join(lines))
-                file.flush()
-                os.fsync(descriptor)
-            temporary.replace(self.path)
+            try:
+                with open(descriptor, "wb") as file:
+                    if before:
+                        _give(descriptor, before)
+                    os.fchmod(descriptor, mode)
+                    file.write(b"".join(lines))
+                    file.flush()
+                    os.fsync(descriptor)
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as err:
-            raise Fault(
-                f"the autosign file {self.path} cannot be written: {err.strerror}",
-                "let the master's user own the file and its folder, or set autosign_file to a "
-                "path where it can write; or set admission: pinned in the pillar",
-            ) from err
+            raise _unusable(self.path, "written", err) from err
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(self.lock, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                # Opened for both, a pipe in its place does not wait for its other end.
+                descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+                stack.callback(os.close, descriptor)
+                until = time.monotonic() + LOCK_S
+                while not _flocked(descriptor):
+                    if time.monotonic() > until:
+                        raise Fault(
+                            f"{self.lock}, the lock of the autosign file, is held by another "
+                            f"process for more than {LOCK_S} s",
+                            f"lslocks or fuser {self.lock} says by which; end it",
+                        )
+                    time.sleep(LOCK_PAUSE_S)
+            except OSError as err:
+                raise Fault(
+                    f"{self.lock}, the lock of the autosign file, cannot be had: {err.strerror}",
+                    f"chown -R {_user()}: {self.lock.parent}; rmdir {self.lock} if it is a folder",
+                ) from err
             yield
+
+
+def _unusable(path: Path, done: str, err: OSError) -> Fault:
+    # A link loop, or a folder that is none, is not there.
+    there = [str(each) for each in (path, path.parent) if os.path.exists(each)]
+    mend = f"chown {_user()}: {' '.join(there)}" if there else f"make {path.parent}"
+    where = f" ({err.filename})" if err.filename else ""
+    return Fault(
+        f"the autosign file {path} cannot be {done}: {err.strerror}{where}",
+        f"{mend}, so that the master's user can write it (lsattr and findmnt say what else is "
+        f"in the way), or {OTHERWISE}",
+    )
+
+
+def _flocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _give(descriptor: int, before: os.stat_result) -> None:
+    """Give a file the owner and group of the one that it replaces."""
+    try:
+        os.fchown(descriptor, before.st_uid, before.st_gid)
+    except PermissionError:
+        # A user may give a file to no group but its own: then only one may go that has no more
+        # rights than everybody, for ours would gain them.
+        group, others = before.st_mode >> 3 & 7, before.st_mode & 7
+        if before.st_uid != os.geteuid() or group & ~others:
+            raise
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _line(minion: str) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 from storelib import adoption, flow, judge, lifecycle, orders, report, views
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Bell, Ledger, Record
-from storelib.master import pulse, settings
+from storelib.master import pillar_cache, pulse, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
@@ -232,6 +232,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             # Only now: a bell must not be lost with a process that is killed.
             if not busy.intersection(named):
                 books.answered(bell)
+        if sweep:
+            pillar_cache.forget_strangers(opts, books)
         return states
 
 

@@ -21,7 +21,7 @@ import salt.utils.minions
 
 from storelib import seal
 from storelib.errors import SpecError
-from storelib.master import keys, settings
+from storelib.master import keys, pillar_cache, settings
 from storelib.turn import Waiting
 from storelib.world import Returned
 
@@ -95,10 +95,12 @@ class SaltWorld:
     def purge_key(self, minion: str) -> None:
         """Delete the minion's keys."""
         keys.purge(self.opts, minion)
+        pillar_cache.forget(self.opts, minion)
 
     def accept_key(self, minion: str, public_key: str) -> None:
         """Accept this key."""
         keys.accept(self.opts, minion, public_key)
+        pillar_cache.forget(self.opts, minion)
 
     def same_key(self, one: str, other: str) -> bool:
         """Compare keys, not texts."""
@@ -106,6 +108,8 @@ class SaltWorld:
 
     def arm(self, minion: str) -> None:
         """Write the autosign entry."""
+        # Nobody has the ID now, and whoever comes first gets it.
+        pillar_cache.forget(self.opts, minion)
         self.autosign.arm(minion)
 
     def disarm(self, minion: str) -> None:

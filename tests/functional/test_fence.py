@@ -36,8 +36,9 @@ GUEST = "store-0815"
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch):
-    """No system runs in these guests that would shut down."""
+    """No system runs in these guests that would shut down; their firmware is still at the drive."""
     monkeypatch.setattr(domains, "SHUTDOWN_S", 0)
+    monkeypatch.setattr(domains, "EJECT_S", 60)
 
 
 @pytest.fixture

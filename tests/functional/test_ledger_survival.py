@@ -199,7 +199,7 @@ def path():
 def test_a_ledger_is_backed_up_while_it_is_used_and_restored_as_the_readme_says(
     path, commands, tmp_path
 ):
-    backup, restore = commands
+    backup, restore, _adopt = commands
     with Ledger(path) as ledger:
         begin(ledger)
         save(path)

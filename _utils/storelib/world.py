@@ -24,6 +24,9 @@ class World(Protocol):
     def now(self) -> float:
         """Return the time, in seconds since the epoch."""
 
+    def uptime(self) -> tuple[str, float]:
+        """Return the boot ID of the master's kernel, and the seconds since that boot."""
+
     def new_jid(self) -> str:
         """Return an unused job ID."""
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
-from storelib.ledger import Change, Ledger, Record
+from storelib.ledger import TURN_S, Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
 from storelib.steps import STEPS, awake, check_minion_id, disarm, intruder, lock_out
-from storelib.turn import Asking, Replaced, Turn, Waiting
+from storelib.turn import PROBE_S, Asking, Replaced, Turn, Unheard, Waiting
 from storelib.world import ACCEPTED, World
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ FOUND_AGAIN = (
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
 
-QUEUE_S = 120.0
+QUEUE_S = 50.0
 """When to look again for a slot at the latest; whoever gives one back wakes the next."""
 
 LEAVING = (lifecycle.CANCELLING.name, lifecycle.RETIRING.name)
@@ -123,7 +123,7 @@ def _new(
         deployment=orders.new_id(generation),
         state=state,
         since=now,
-        deadline=now + lifecycle.limit_s(state, spec["timeouts"]),
+        deadline=_deadline(now, state, spec),
         hypervisor=hypervisor,
         minion_id=spec["minion_id"],
         spec=spec,
@@ -143,6 +143,12 @@ def _new(
         # The old server is the store's until it is set aside.
         evidence={"serving_key": old.key_of(old.minion_id)},
     )
+
+
+def _deadline(now: float, state: str, spec: dict[str, Any], spent_s: float = 0) -> float | None:
+    """Return when ``state`` fails, as far as can be said: if its master is there until then."""
+    limit_s = lifecycle.limit_s(state, spec["timeouts"]) if state in lifecycle.ACTIVE else 0
+    return now + limit_s - spent_s if limit_s else None
 
 
 def _others(old: Record) -> dict[str, str]:
@@ -246,7 +252,10 @@ def _leaving(record: Record, state: str, now: float, evidence: dict[str, Any]) -
         state=state,
         attempt=record.attempt + 1,
         since=now,
-        deadline=now + lifecycle.limit_s(state, record.spec["timeouts"]),
+        deadline=_deadline(now, state, record.spec),
+        spent_s=0,
+        # What is at rest meanwhile has no turns, which would then be missing.
+        looked={},
         due=now,
         evidence=evidence,
         failed_in="",
@@ -262,6 +271,7 @@ def hold(ledger: Ledger, now: float, record: Record) -> Record:
     """Let the deployment rest before its next step; a job that is under way goes on."""
     state = lifecycle.HELD.name
     _may(record, state)
+    limit_s = lifecycle.limit_s(record.state, record.spec["timeouts"])
     return ledger.save(
         dataclasses.replace(
             record,
@@ -270,7 +280,7 @@ def hold(ledger: Ledger, now: float, record: Record) -> Record:
             deadline=None,
             due=None,
             held_in=record.state,
-            left_s=None if record.deadline is None else record.deadline - now,
+            left_s=limit_s - record.spent_s if limit_s else None,
             reason="",
         ),
         change="deploy.hold",
@@ -288,13 +298,17 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
     if record.job is None:
         # Another hypervisor may have come back meanwhile; but what is under way goes on.
         evidence.pop("fence", None)
+    limit_s = lifecycle.limit_s(record.held_in, record.spec["timeouts"])
+    spent_s = record.spent_s if record.left_s is None else limit_s - record.left_s
     return ledger.save(
         dataclasses.replace(
             record,
             state=record.held_in,
             attempt=record.attempt + 1,
             since=now,
-            deadline=None if record.left_s is None else now + record.left_s,
+            deadline=_deadline(now, record.held_in, record.spec, spent_s),
+            spent_s=spent_s,
+            looked={},
             due=now,
             held_in="",
             left_s=None,
@@ -364,6 +378,9 @@ def advance(
         if not record.active and not record.candidate:
             break
         turn = Turn(world, ledger, record, rung, max_active)
+        if turn.away and record.state in lifecycle.ADMITTING:
+            # Nobody knows for how long the door was open: a step opens it again if it goes on.
+            _shut(world, record)
         try:
             following, moved = _move(turn) if record.active else _consider(turn)
         except Conflict as err:
@@ -383,7 +400,7 @@ def _move(turn: Turn) -> tuple[Record, bool]:
         return _end(turn)
     try:
         if record.state == "queued" and not turn.ledger.slot_free(record, turn.max_active):
-            raise Waiting("all slots are taken, or the hypervisor has another deployment", QUEUE_S)
+            raise Waiting(_no_slot(turn), QUEUE_S)
         if record.state in LEAVING:
             _shut(turn.world, record)
         elif record.state != lifecycle.FIRST:
@@ -398,6 +415,8 @@ def _move(turn: Turn) -> tuple[Record, bool]:
         return _enter(turn, following, "", found=evidence), True
     except Waiting as err:
         wait = err
+        if isinstance(err, Unheard):
+            turn.uncount()
     except Replaced as err:
         return _begin_again(turn, str(err)), True
     except LedgerError:
@@ -413,17 +432,37 @@ def _move(turn: Turn) -> tuple[Record, bool]:
             return _fail(turn, f"{type(err).__name__}: {err}", ""), True
         wait = Waiting(f"{type(err).__name__}: {err}")
     why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
-    if record.deadline is not None and now >= record.deadline:
+    if turn.over and not _just_asked(turn):
         # From now on nobody is let in any more, and the guest is only asked for its last words.
         _shut(turn.world, record)
-        limit = int(record.deadline - record.since)
-        why = f"{record.state} was not over after {limit} s: {why}"
-        late = {"why": why, "until": now + CONSOLE_S}
+        why = f"{record.state} was not over after {turn.limit_s} s: {why}"
+        late = {"why": why, "until": turn.record.clock_s + CONSOLE_S}
         turn.save(evidence={**turn.record.evidence, "late": late}, job=None)
         return _end(turn)
-    due = min(now + wait.seconds, record.deadline or now + wait.seconds)
-    turn.save(reason=why, due=due)
+    deadline = _deadline(now, record.state, turn.spec, turn.record.spent_s)
+    pauses = (TURN_S, wait.seconds, *([deadline - now] if deadline and deadline > now else []))
+    turn.save(reason=why, deadline=deadline, due=now + min(pauses))
     return turn.record, False
+
+
+def _just_asked(turn: Turn) -> bool:
+    """Say whether a question is so new that its answer is waited for: not again and again."""
+    record = turn.record
+    new = record.job is not None and record.clock_s - record.job.at < PROBE_S
+    return new and record.spent_s < turn.limit_s + TURN_S
+
+
+def _no_slot(turn: Turn) -> str:
+    """Say that there is no slot; after a long time once in log and history, too."""
+    record = turn.record
+    why = "all slots are taken, or the hypervisor has another deployment"
+    if record.spent_s < lifecycle.QUEUED_S:
+        return why
+    why += f"; it has waited for {lifecycle.QUEUED_S // lifecycle.HOUR} h: salt-run deploy.list"
+    if record.reason != why:
+        log.warning("%s: %s", record.store, why)
+        turn.save(why, noted=turn.world.now(), reason=why)
+    return why
 
 
 def _shut(world: World, record: Record) -> str:
@@ -458,7 +497,7 @@ def _begin_again(turn: Turn, why: str) -> Record:
     # A ledger that may be from a backup knows of no key to purge.
     for act in (
         lambda: disarm(turn.world, record),
-        lambda: lock_out(turn) if turn.looked else None,
+        lambda: lock_out(turn) if turn.compared else None,
     ):
         told, hint = _tried(record, act)
         if told:
@@ -496,8 +535,11 @@ def offer(
         return ledger.save(
             dataclasses.replace(record, evidence={**record.evidence, "offered": offered})
         )
-    candidate = {"minion": minion, "key": key, "until": now + CANDIDATE_S, "auto": auto_deploy}
-    return ledger.save(dataclasses.replace(record, candidate=candidate, job=None, due=now))
+    until = (record.clock_s or now) + CANDIDATE_S
+    candidate = {"minion": minion, "key": key, "until": until, "auto": auto_deploy}
+    return ledger.save(
+        dataclasses.replace(record, candidate=candidate, job=None, looked={}, due=now)
+    )
 
 
 def _offered(minion: str, why: str, now: float) -> dict[str, Any]:
@@ -519,7 +561,7 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
         new = turn.record.candidate["new"]
         twin = turn.twin(minion) if new else ""
     except Waiting as err:
-        if now < candidate["until"]:
+        if turn.left_s(candidate["until"]) > 0:
             turn.save(due=now + err.seconds)
             return turn.record, False
         new, twin = "", ""
@@ -579,7 +621,7 @@ def _end(turn: Turn) -> tuple[Record, bool]:
             answer = turn.on_hypervisor("console", quick=True, lines=CONSOLE_LINES)
             said = _in_one_line(answer.facts["lines"])
         except Waiting:
-            if now < late["until"]:
+            if turn.left_s(late["until"]) > 0:
                 turn.save(due=now + 1)
                 return turn.record, False
         except Replaced as err:
@@ -609,14 +651,14 @@ def _enter(
     record, now = turn.record, turn.world.now()
     lifecycle.check(record.state, state)
     active = state in lifecycle.ACTIVE
-    limit = lifecycle.limit_s(state, record.spec["timeouts"]) if active else 0
     found = dict(found or {})
     saved = turn.ledger.save(
         dataclasses.replace(
             record,
             state=state,
             since=now,
-            deadline=now + limit if active else None,
+            deadline=_deadline(now, state, record.spec),
+            spent_s=0,
             due=now if active else None,
             attempts=found.pop("attempts", record.attempts),
             evidence={**record.evidence, **found},
@@ -645,7 +687,7 @@ def _fail(turn: Turn, reason: str, hint: str) -> Record:
     # nothing of that.
     for act in (
         lambda: disarm(turn.world, record),
-        lambda: intruder(turn) if turn.looked else None,
+        lambda: intruder(turn) if turn.compared else None,
     ):
         told, mend = _tried(record, act)
         if told and told not in reason:

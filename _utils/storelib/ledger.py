@@ -64,8 +64,14 @@ SCHEMA_VERSION = len(MIGRATIONS)
 ANY_MACHINE = ""
 """Key of what any hypervisor may have noted."""
 
+TURN_S = 60.0
+"""While its master is there a deployment has its turn at least this often; no pause is longer."""
+
 BUSY_S = 10
 """How long a writer waits for another one."""
+
+NOW = "(julianday('now') - 2440587.5) * 86400"
+"""SQLite's words for the time, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Job:
     minion: str
     function: str
     at: float
+    """By the record's own clock, as ``probe_at``."""
     earlier: tuple[str, ...] = ()
     """JIDs of the same question that were not answered in time."""
     probe: str = ""
@@ -109,6 +116,15 @@ class Record:
     """The state to go on in when the hold is released."""
     left_s: float | None = None
     """Seconds that a held state had left."""
+    spent_s: float = 0
+    """Seconds of the state's limit that are used up: those in which the master was there."""
+    clock_s: float = 0
+    """
+    The record's own clock, by which it waits for minions. Its first turn sets it, each turn moves
+    it on; nothing else does, so it never jumps.
+    """
+    looked: dict[str, Any] = field(default_factory=dict)
+    """When the last turn was: the kernel's boot ID, seconds since that boot, the time of day."""
     reason: str = ""
     next_action: str = ""
     due: float | None = None
@@ -291,7 +307,11 @@ class Ledger:
 
     def due(self, now: float) -> list[str]:
         """Return the stores that are due, the longest waiting first."""
-        rows = self._read("SELECT store FROM deployments WHERE due <= ? ORDER BY due", now)
+        # What lies further ahead than any pause is from before the clock was set back.
+        rows = self._read(
+            "SELECT store FROM deployments WHERE due <= ? OR due > ? ORDER BY due",
+            *(now, now + TURN_S),
+        )
         return [store for (store,) in rows]
 
     def in_states(self, states: Collection[str]) -> list[Record]:
@@ -309,7 +329,8 @@ class Ledger:
         marks = ", ".join("?" * len(states))
         rows = self._read(
             f"SELECT store, hypervisor, state, held_in FROM deployments WHERE state IN ({marks}) "
-            "ORDER BY since, store",
+            # What lies in the future is from before the clock was set back: it waits longest.
+            f"ORDER BY since <= {NOW}, since, store",
             *states,
         )
         # What is held keeps its slot.

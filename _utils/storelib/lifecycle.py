@@ -24,9 +24,13 @@ class State:
     over: str = ""
     """The facts, read back, that end it."""
     limit_s: int = 0
-    """Seconds until it fails; 0 for a state that only an operator leaves."""
+    """Seconds until it fails; 0 for the queue, and for a state that only an operator leaves."""
     undo: str = ""
     """What takes back what it did."""
+
+
+QUEUED_S = 24 * HOUR
+"""After this time in the queue that is told."""
 
 
 PATH = (
@@ -41,7 +45,7 @@ PATH = (
         "queued",
         "waits for a slot",
         "no other deployment on this hypervisor, fewer than max_active in all",
-        24 * HOUR,
+        0,
         "nothing was done",
     ),
     State(
@@ -166,6 +170,9 @@ SLOT = frozenset(state.name for state in (*PATH[2:], ROLLING_BACK))
 WITH_GUEST = frozenset(state.name for state in PATH[6:])
 """States in which a guest runs, whose console may say why it goes no further."""
 
+ADMITTING = frozenset({"starting", "booting"})
+"""States in which the autosign entry of the guest may be there."""
+
 FOLLOWS = {
     state.name: following.name
     for state, following in (
@@ -235,7 +242,7 @@ def again(state: str, store: str) -> str:
 
 
 def limit_s(state: str, timeouts: dict[str, int]) -> int:
-    """Return the seconds that ``state`` may last, given the pillar's ``timeouts``."""
+    """Return the seconds that ``state`` may last, given the pillar's ``timeouts``; 0: for ever."""
     return timeouts.get(state, STATES[state].limit_s)
 
 

@@ -244,7 +244,8 @@ def _admit(turn: Turn) -> bool:
         if turn.spec["admission"] == "pinned" and ACCEPTED not in world.keys(minion):
             world.accept_key(minion, turn.record.evidence["public_key"])
         if ACCEPTED not in world.keys(minion):
-            world.arm(minion)
+            if not turn.over:
+                world.arm(minion)
             return False
         disarm(world, turn.record)
     if told := intruder(turn):

@@ -16,9 +16,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storelib import __version__, orders, report
+from storelib import __version__, lifecycle, orders, report
 from storelib.errors import Fault
-from storelib.ledger import Job, Ledger, Record
+from storelib.ledger import TURN_S, Job, Ledger, Record
 from storelib.world import ACCEPTED, Returned, World
 
 RESEND_S = 60.0
@@ -78,6 +78,10 @@ class Asking(Waiting):
     """An answer is not there yet: says less than what was waited for before."""
 
 
+class Unheard(Waiting):
+    """The master's own bus did not take a job: that is no silence of the minion's."""
+
+
 class Turn:
     """The record, the ledger and the world, while one step is at work."""
 
@@ -86,9 +90,43 @@ class Turn:
     ) -> None:
         self.world = world
         self.ledger = ledger
-        self.record = record
         self.rung = rung
         self.max_active = max_active
+        was, now, (boot, up) = record.looked, world.now(), world.uptime()
+        same = was.get("boot") == boot
+        gap_s = max(up - was["up"], 0.0) if same else up if was else 0.0
+        self.counted_s = min(gap_s, TURN_S)
+        self.away = not same or max(gap_s, now - was["now"]) > TURN_S
+        """Whether the master may have been away before this turn, longer than between any two."""
+        self.record = dataclasses.replace(
+            record,
+            spent_s=record.spent_s + self.counted_s,
+            clock_s=(record.clock_s or now) + self.counted_s,
+            looked={"boot": boot, "up": up, "now": now},
+        )
+
+    def left_s(self, until: float) -> float:
+        """
+        Return the seconds until the record's clock shows ``until``.
+
+        Those of a gap do not count yet: minions may have tried to answer in vain meanwhile.
+        """
+        return until - self.record.clock_s + (self.counted_s if self.away else 0)
+
+    @property
+    def limit_s(self) -> int:
+        """Return the seconds that the state may last; 0 for one that may last for ever."""
+        return lifecycle.limit_s(self.record.state, self.spec["timeouts"])
+
+    @property
+    def over(self) -> bool:
+        """Say whether the state's time is over; then only what is there already can end it well."""
+        left_s = self.left_s(self.record.clock_s + self.limit_s - self.record.spent_s)
+        return bool(self.limit_s) and left_s <= 0
+
+    def uncount(self) -> None:
+        """Give the state its time since the last turn back."""
+        self.record = dataclasses.replace(self.record, spent_s=self.record.spent_s - self.counted_s)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -166,9 +204,9 @@ class Turn:
         known = record.evidence.get("look", {})
         if known.get("run") == run and known.get("done"):
             return
-        now = self.world.now()
+        now = record.clock_s
         silent = now - known["at"] if known.get("run") == run else RESEND_S
-        if silent >= (EAGER_S if self.rung else RESEND_S) or silent < 0:
+        if silent >= (EAGER_S if self.rung else RESEND_S):
             # Beside the job that is under way, which goes on.
             jids = [*known.get("jids", []), self.world.new_jid()][-EARLIER:]
             known = {"run": run, "jids": jids if known.get("run") == run else jids[-1:], "at": now}
@@ -189,7 +227,11 @@ class Turn:
             return
         sync = NO_FUNCTION in str(returned.value)
         function = "saltutil.sync_all" if sync else "saltutil.refresh_pillar"
-        known = {**known, "mend": self.world.new_jid(), "at": self.world.now() - RESEND_S + SYNC_S}
+        known = {
+            **known,
+            "mend": self.world.new_jid(),
+            "at": self.record.clock_s - RESEND_S + SYNC_S,
+        }
         self._looking(known)
         self.world.publish(known["mend"], self.record.hypervisor, function, MENDS[function])
 
@@ -197,7 +239,7 @@ class Turn:
         self.save(evidence={**self.record.evidence, "look": known})
 
     @property
-    def looked(self) -> bool:
+    def compared(self) -> bool:
         """Whether the hypervisor's note was compared in this run of the master."""
         known = self.record.evidence.get("look", {})
         return bool(known.get("done")) and known["run"] == self.world.incarnation()
@@ -260,19 +302,19 @@ class Turn:
             if other == hypervisor or not self._still_there(other):
                 continue
             if known is None:
-                known = {"until": self.world.now() + FENCE_S}
+                known = {"until": self.record.clock_s + FENCE_S}
                 self._fence(other, known)
             if "runs" not in known:
                 try:
                     facts = self.on_hypervisor("facts", quick=True, at=other).facts
                     runs = self._runs(other, facts)
                 except Asking:
-                    if self.world.now() < known["until"]:
+                    if self.left_s(known["until"]) > 0:
                         raise
                     runs = False
                 except Waiting:
                     # It is there, and has its time again to say it.
-                    self._fence(other, {"until": self.world.now() + FENCE_S})
+                    self._fence(other, {"until": self.record.clock_s + FENCE_S})
                     raise
                 known = {**known, "runs": runs}
                 self._fence(other, known)
@@ -387,12 +429,20 @@ class Turn:
         old = self.record.job
         again = old is not None and (old.minion, old.function) == (minion, function)
         earlier = (*old.earlier, old.jid)[-EARLIER:] if old and again else ()
-        job = Job(self.world.new_jid(), minion, function, self.world.now(), earlier)
-        self.save(job=job)
+        job = Job(self.world.new_jid(), minion, function, self.record.clock_s, earlier)
         # The JID is new with each question: it is the nonce, too.
         nonce = {} if function in MENDS else {"nonce": job.jid}
-        self.world.publish(job.jid, minion, function, {**arguments, **nonce})
+        self._send(job, job.jid, function, {**arguments, **nonce})
         return job
+
+    def _send(self, job: Job, jid: str, function: str, arguments: dict[str, Any]) -> None:
+        """Publish what is in the record by now; what the master refuses is due again at once."""
+        self.save(job=job)
+        try:
+            self.world.publish(jid, job.minion, function, arguments)
+        except Unheard:
+            self.save(job=dataclasses.replace(job, at=0, probe_at=0))
+            raise
 
     def _answer(self, job: Job, quick: bool, arguments: dict[str, Any]) -> Returned:
         """Return what came back for ``job``; otherwise see to it that it will, and wait."""
@@ -400,7 +450,7 @@ class Turn:
         if returned is not None:
             return returned
         waiting: Waiting = Asking(f"{job.minion} has not answered {job.function} yet", PROBE_S)
-        silent = self.world.now() - max(job.at, job.probe_at)
+        silent = self.record.clock_s - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):
                 self._publish(job.minion, job.function, arguments)
@@ -414,7 +464,7 @@ class Turn:
         # A guest's job ends with the guest.
         if job is None or job.minion != self.record.hypervisor:
             return True
-        silent = self.world.now() - max(job.at, job.probe_at)
+        silent = self.record.clock_s - max(job.at, job.probe_at)
         if self._first_return(job) is None and not self._lost(job, silent):
             raise Waiting(f"{job.minion} is still at work: {job.function}", PROBE_S)
         return True
@@ -438,12 +488,12 @@ class Turn:
     def _probe(self, job: Job) -> None:
         """Ask whether a job is running; only a sealed answer counts, as anybody can send one."""
         probe = self.world.new_jid()
-        self.save(job=dataclasses.replace(job, probe=probe, probe_at=self.world.now()))
+        probed = dataclasses.replace(job, probe=probe, probe_at=self.record.clock_s)
         module, whose = "store_hypervisor", dict[str, Any](spec=self.spec)
         if job.minion == self.record.minion_id:
             module, whose = "provisioning_helper", {"store": self.record.store}
         arguments = {**whose, "generation": self.record.generation, "jid": job.jid}
-        self.world.publish(probe, job.minion, f"{module}.job", {**arguments, "nonce": probe})
+        self._send(probed, probe, f"{module}.job", {**arguments, "nonce": probe})
 
     def _good(self, answer: report.Report) -> report.Report:
         if not answer.ok:

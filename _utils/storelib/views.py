@@ -77,7 +77,7 @@ def row(this: Record, now: float) -> dict[str, Any]:
         "store": this.store,
         "generation": this.generation,
         "state": this.state,
-        "for_s": round(now - this.since),
+        "for_s": max(0, round(now - this.since)),
         "hypervisor": this.hypervisor,
         "minion_id": this.minion_id,
         "reason": this.reason,
@@ -94,7 +94,8 @@ def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
                 "generation": change.generation,
                 "state": change.state,
                 "at": when(change.at),
-                "took_s": round(ended - change.at, 1) if ended else None,
+                # A clock that was set back is no negative time.
+                "took_s": round(max(0.0, ended - change.at), 1) if ended else None,
                 "reason": change.reason,
             }
         )
@@ -108,12 +109,13 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         "store": this.store,
         "state": this.state,
         "meaning": state.happens,
-        "for_s": round(now - this.since),
+        "for_s": max(0, round(now - this.since)),
     }
     if this.active:
         told["over_when"] = state.over
         told["waits_for"] = this.reason or "nothing: its next step is due"
-        told["at_deadline"] = f"fails at {when(this.deadline)}"
+        deadline = when(this.deadline)
+        told["at_deadline"] = f"fails at {deadline}" if deadline else "it has no limit"
         told["you_can"] = [f"watch it: salt-run deploy.history {this.store}"]
         if this.state in lifecycle.PASSED:
             told["you_can"] += [
@@ -164,11 +166,12 @@ def progress(change: Change, began: float) -> str:
     """Return the line that a change is shown as while it is watched."""
     failed = change.state == lifecycle.FAILED.name
     what = change.reason if failed else lifecycle.STATES[change.state].happens
-    return f"{change.at - began:8.1f} s  {change.state:<20}  {what}"
+    return f"{max(0.0, change.at - began):8.1f} s  {change.state:<20}  {what}"
 
 
 def steps(spec: dict[str, Any]) -> Iterable[str]:
     """Say, state by state, what a deployment would do."""
     for state in lifecycle.PATH:
         limit = lifecycle.limit_s(state.name, spec["timeouts"])
-        yield f"{state.name}: {state.happens}; over when {state.over}; fails after {limit} s"
+        ends = f"fails after {limit} s" if limit else "it has no limit"
+        yield f"{state.name}: {state.happens}; over when {state.over}; {ends}"

@@ -27,6 +27,9 @@ class World(Protocol):
     def incarnation(self) -> str:
         """Return what is another whenever the master was restarted or its ledger replaced."""
 
+    def uptime(self) -> tuple[str, float]:
+        """Return the boot ID of the master's kernel, and the seconds since that boot."""
+
     def new_jid(self) -> str:
         """Return an unused job ID."""
 

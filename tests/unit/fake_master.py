@@ -3,9 +3,9 @@
 """
 A stub of Salt's master as ``storelib.world.World`` has it, with one hypervisor and one guest.
 
-It answers with reports as the modules make them, has a clock of its own that jumps to whatever
-comes next, and can be killed at any point. That Salt really behaves so is for tests/integration
-to show: there the master and its minions are real.
+It answers with reports as the modules make them, has a time of its own that leaps to whatever
+comes next, a clock that can be set wrong, and can be killed at any point. That Salt really behaves
+so is for tests/integration to show: there the master and its minions are real.
 """
 
 import heapq
@@ -13,7 +13,7 @@ import itertools
 from collections import Counter, defaultdict
 
 from storelib import flow, lifecycle, orders, report, seal
-from storelib.ledger import Ledger
+from storelib.ledger import TURN_S, Ledger
 from storelib.spec import from_pillar
 from storelib.world import ACCEPTED, Returned
 
@@ -112,6 +112,9 @@ class FakeMaster:
     def __init__(self, path):
         self.path = path
         self.time = BEGAN
+        self.ahead_s = 0.0
+        """What the master's clock shows beyond ``time``."""
+        self.kernel, self.kernel_began = "master-boot-1", BEGAN - 3600
         self.acts = []
         self.events = []
         self.published = []
@@ -159,8 +162,21 @@ class FakeMaster:
             record = flow.advance(self, self.books, store, max_active, rung)
             if not record.active or until(record):
                 return record
-            rung = self.wait(max(record.due, self.time + 0.25))
+            # As Ledger.due has it.
+            due = record.due if record.due <= self.now() + TURN_S else 0
+            rung = self.wait(max(due - self.ahead_s, self.time + 0.25))
         raise AssertionError(f"{record.state} never ends: {record.reason}")
+
+    def nobody_looks(self, seconds):
+        """Let time pass and the minions go on, while nothing of ours runs on the master."""
+        until = self.time + seconds
+        while self._later and self._later[0][0] <= until:
+            self.wait(until)
+        self.time = until
+
+    def reboots(self, seconds):
+        """Let the master's kernel be started again, so many seconds ago."""
+        self.kernel, self.kernel_began = "master-boot-2", self.time - seconds
 
     def restart(self):
         """Let another process take over from one that was killed."""
@@ -198,7 +214,10 @@ class FakeMaster:
     # storelib.world.World
 
     def now(self):
-        return self.time
+        return self.time + self.ahead_s
+
+    def uptime(self):
+        return self.kernel, self.time - self.kernel_began
 
     def incarnation(self):
         return f"run {self.runs}"

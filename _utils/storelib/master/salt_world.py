@@ -22,7 +22,7 @@ import salt.utils.minions
 from storelib import seal
 from storelib.errors import SpecError
 from storelib.master import keys, pillar_cache, settings
-from storelib.turn import Waiting
+from storelib.turn import Unheard
 from storelib.world import Returned
 
 PUBLISH_TIMEOUT_S = 10
@@ -63,6 +63,11 @@ class SaltWorld:
                 made.append(Path(path).stat().st_mtime_ns)
         return "-".join(map(str, made))
 
+    def uptime(self) -> tuple[str, float]:
+        """Ask the kernel; whatever sets the clock, this one it does not."""
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return boot_id, time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def new_jid(self) -> str:
         """Return a job ID as Salt makes them."""
         return str(salt.utils.jid.gen_jid(self.opts))
@@ -79,7 +84,7 @@ class SaltWorld:
                 timeout=PUBLISH_TIMEOUT_S,
             )
         except salt.exceptions.SaltException as err:
-            raise Waiting(f"the master did not take a job: {err}", 5) from err
+            raise Unheard(f"the master did not take a job: {err}", 5) from err
 
     def returned(self, jid: str, minion: str) -> Returned | None:
         """Look into the master's job cache."""

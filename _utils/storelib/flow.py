@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
     *("failure", "mended", "late", "fence", "runs", "started", "removed", "cleanup_failed"),
-    "locked_out",
+    *("locked_out", "autosign_tried", "suffices"),
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
 
@@ -139,8 +139,17 @@ def _new(
         others=_others(old),
         asides=old.asides,
         # The old server is the store's until it is set aside.
-        evidence={"serving_key": old.key_of(old.minion_id)},
+        evidence={"serving_key": old.key_of(old.minion_id), **_outages(old)},
     )
+
+
+def _outages(old: Record) -> dict[str, float]:
+    """Return how long the store was last without a server, and since when it still is."""
+    last, ended = old.outage_s, old.evidence.get("old_ended_at")
+    found = {} if last is None else {"last_outage_s": last}
+    if ended is not None and old.state in (lifecycle.FAILED.name, lifecycle.CANCELLED.name):
+        found["old_ended_at"] = ended
+    return found
 
 
 def _others(old: Record) -> dict[str, str]:
@@ -423,7 +432,8 @@ def _begin_again(turn: Turn, why: str) -> Record:
         lock_out(turn)
     except StoreDeployError as err:
         return _fail(turn, f"{why}; {err.reason}", err.hint)
-    evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
+    kept = ("serving_key", "last_outage_s", "old_ended_at")
+    evidence = {key: record.evidence[key] for key in kept if key in record.evidence}
     turn.record = dataclasses.replace(record, evidence=evidence)
     return _enter(turn, lifecycle.FIRST, why)
 
@@ -571,6 +581,7 @@ def _enter(
     active = state in lifecycle.ACTIVE
     limit = lifecycle.limit_s(state, record.spec["timeouts"]) if active else 0
     found = dict(found or {})
+    told = reason or found.pop("told", "")
     saved = turn.ledger.save(
         dataclasses.replace(
             record,
@@ -585,7 +596,7 @@ def _enter(
             reason=reason,
             **changes,
         ),
-        change=reason,
+        change=told,
         max_active=turn.max_active
         if record.state == "queued" and state in lifecycle.SLOT
         else None,

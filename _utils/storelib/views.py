@@ -26,6 +26,10 @@ HIDDEN = (
     "retried",
     "runs",
     "locked_out",
+    "autosign_tried",
+    "suffices",
+    "old_ended_at",
+    "last_outage_s",
 )
 """Evidence that is for the machine only."""
 

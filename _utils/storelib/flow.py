@@ -82,6 +82,21 @@ def begin(
     Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
     not said.
     """
+    check_begin(ledger, spec, redeploy)
+    old = ledger.get(spec.store)
+    plain = spec.as_dict()
+    record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
+    try:
+        return ledger.save(record, change=why or f"requested by {requested_by}")
+    except Conflict as err:
+        raise Refused(
+            f"store {spec.store} is being deployed already: another request was first",
+            f"watch it: salt-run deploy.status {spec.store}",
+        ) from err
+
+
+def check_begin(ledger: Ledger, spec: StoreSpec, redeploy: bool) -> None:
+    """Raise :class:`Refused` if no deployment of the store can begin now."""
     old = ledger.get(spec.store)
     if old and old.state in lifecycle.OPEN:
         raise Refused(
@@ -95,15 +110,6 @@ def begin(
             f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
         )
     check_minion_id(ledger, spec.store, spec.minion_id)
-    plain = spec.as_dict()
-    record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
-    try:
-        return ledger.save(record, change=why or f"requested by {requested_by}")
-    except Conflict as err:
-        raise Refused(
-            f"store {spec.store} is being deployed already: another request was first",
-            f"watch it: salt-run deploy.status {spec.store}",
-        ) from err
 
 
 def _new(

@@ -6,6 +6,8 @@ The old server is touched last, and for how long the store is without one is kno
 Master, hypervisor and guest are a stub (fake_master); the ledger and all that decides are real.
 """
 
+import dataclasses
+
 import pytest
 from fake_master import (
     BOOTS_IN_S,
@@ -21,7 +23,8 @@ from fake_master import (
 )
 
 from storelib import flow, views
-from storelib.errors import Fault
+from storelib.errors import Fault, Refused
+from storelib.spec import from_pillar
 
 OLD = pem("guest of deployment 1")
 
@@ -180,3 +183,38 @@ def test_the_last_outage_is_remembered_until_there_is_another(redeploying):
     assert "outage_s" not in record.evidence
     redeploying.takes_s["store_hypervisor.start"] = 100
     assert redeploying.run().outage_s > first
+
+
+def test_where_none_was_measured_no_outage_is_expected(master):
+    record = deployed(master)
+    expected = views.expected_outage(record, master.books.all())
+    assert expected["outage_s_expected"] is None
+    assert "measured" in expected["outage_expected"]
+
+
+def test_the_outage_that_is_expected_is_the_stores_last_one_or_the_median_of_the_others(
+    redeploying,
+):
+    record = redeploying.run()
+    others = [
+        dataclasses.replace(record, evidence={"outage_s": seconds})
+        for seconds in (10.0, 30.0, 50.0)
+    ]
+    new = dataclasses.replace(record, evidence={})
+    expected = [
+        views.expected_outage(this, others)["outage_s_expected"] for this in (record, new, None)
+    ]
+    assert expected == [record.outage_s, 30.0, 30.0]
+
+
+def test_a_plan_is_told_what_a_request_would_be_told(master):
+    deployed(master)
+    wanted = from_pillar(PILLAR, HYPERVISOR)
+    with pytest.raises(Refused, match="store 0815 is deployed") as refused:
+        flow.check_begin(master.books, wanted, redeploy=False)
+    assert "redeploy=True" in refused.value.hint
+    flow.check_begin(master.books, wanted, redeploy=True)
+    master.begin(redeploy=True)
+    for redeploy in (False, True):
+        with pytest.raises(Refused, match="is being deployed already"):
+            flow.check_begin(master.books, wanted, redeploy)

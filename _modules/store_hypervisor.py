@@ -319,7 +319,7 @@ def prepare(spec, generation, master_public_key, nonce=""):
         # What clear would refuse is told here.
         known = _in_pool(connection, spec, place)
         prepared = new_server.of(place)
-        note = new_server.note_of(spec, generation, master_public_key)
+        note = new_server.note_of(_intent(spec, generation), spec, master_public_key)
         public = new_server.public_key(prepared, note)
         if not public or not new_server.there(prepared, prepared):
             new_server.swept(prepared)
@@ -563,7 +563,7 @@ def define(spec, generation, master_public_key, nonce=""):
     """
     with _at_work(spec) as (connection, place):
         known = _ours(connection, spec, place)
-        intent = {"store": spec["store"], "generation": generation}
+        intent = _intent(spec, generation)
         prepared = new_server.of(place)
         if begun := old.restoring(place):
             raise Fault(f"the restore that began {begun.name} is not over", "clear it first")
@@ -591,7 +591,7 @@ def define(spec, generation, master_public_key, nonce=""):
         write(place.intent, json.dumps(intent))
         if known["exists"]:
             domains.undefine(domains.lookup(connection, spec["minion_id"]))
-        note = new_server.note_of(spec, generation, master_public_key)
+        note = new_server.note_of(intent, spec, master_public_key)
         public = new_server.public_key(prepared, note)
         if not public or not new_server.there(prepared, place):
             # What is in the place is this deployment's, as the intent says, and has never run.
@@ -608,6 +608,11 @@ def define(spec, generation, master_public_key, nonce=""):
         place.intent.unlink()
         new_server.swept(prepared)
         return _defined(connection, spec, place)
+
+
+def _intent(spec, generation):
+    """Return whose the server is that is being made."""
+    return {"store": spec["store"], "generation": generation}
 
 
 def _virt_type(connection, spec):
@@ -777,7 +782,7 @@ def discard(spec, generation, nonce=""):
         prepared = new_server.of(place)
         new_server.discarded(prepared, generation)
         known = domains.facts(connection, spec, place)
-        intent = {"store": spec["store"], "generation": generation}
+        intent = _intent(spec, generation)
         if known["exists"] and known["ours"] and known["generation"] == generation:
             domain = domains.lookup(connection, spec["minion_id"])
             # Killed from here on, the next call still knows whose files these are.

@@ -73,11 +73,10 @@ def of(place: Place) -> Prepared:
     return Prepared(*astuple(place))
 
 
-def note_of(spec: Mapping[str, Any], generation: int, master_public_key: str) -> Note:
+def note_of(whose: Mapping[str, Any], spec: Mapping[str, Any], master_public_key: str) -> Note:
     """Return what tells this deployment's files from those of any other, or of another spec."""
     text = json.dumps([spec, master_public_key], sort_keys=True)
-    made_of = hashlib.sha256(text.encode()).hexdigest()
-    return {"store": spec["store"], "generation": generation, "made_of": made_of}
+    return {**whose, "made_of": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def public_key(prepared: Prepared, note: Note) -> str | None:

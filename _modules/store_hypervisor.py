@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import salt.exceptions
 
-from storelib import __version__, report, seed
+from storelib import __version__, report
 from storelib.hypervisor import (
     MIB,
     Fault,
@@ -37,6 +37,8 @@ from storelib.hypervisor import (
     free,
     guest,
     images,
+    inodes_left,
+    new_server,
     of_system,
     old,
     read_json,
@@ -147,6 +149,8 @@ def _at_work(spec, order=None, step=""):
             if order is not None:
                 known = domains.facts(connection, spec, place)
                 fence.passed(store, machine, order, step, known)
+            # Whatever is to be done now, a trial that was killed is over.
+            new_server.untried(connection, spec, new_server.of(place))
             yield connection, place
 
 
@@ -229,6 +233,7 @@ def facts(spec, generation, nonce=""):
         "sources_missing": None,
         "domain": None,
         "pool_error": "",
+        "capabilities": {},
     }
     try:
         with domains.connected(_uri(), FACTS_PATIENCE_S) as connection:
@@ -245,6 +250,8 @@ def facts(spec, generation, nonce=""):
                 "free_memory_mib": domains.free_memory_mib(connection),
                 "sources_missing": domains.missing_sources(connection, spec["interfaces"]),
             }
+            if found["virt_type"] in usable:
+                found["capabilities"] = domains.capabilities(connection, found["virt_type"])
             try:
                 pool = domains.pool_path(connection, spec["pool"])
             except Fault as fault:
@@ -262,14 +269,17 @@ def facts(spec, generation, nonce=""):
         "free_mib": free(pool) // MIB if there else 0,
     }
     if there:
+        found["pool"]["inodes_left"] = inodes_left(pool)
         place = Place(pool, spec["minion_id"], spec["image"]["sha256"])
         found["disk"] = disks.facts(place.disk)
         found["seed"] = _seed_facts(place)
         found["image"] = images.facts(place.image)
         found["set_asides"] = old.listing(place)
+        found["prepared"] = new_server.facts(new_server.of(place))
     else:
         found |= {what: {"path": None, "exists": False} for what in ("disk", "seed", "image")}
         found["set_asides"] = []
+        found["prepared"] = {"path": None, "exists": False, "generation": None, "size": 0}
     return found
 
 
@@ -303,17 +313,114 @@ def stage(spec, generation, order, nonce=""):
         # The transfer takes its time, and has a lock of its own.
         pass
     images.stage(spec["image"]["source"], place.image, place.sha256, __salt__["cp.get_file"])
-    disks.fit(place.image, spec["disk_gib"])
-    if spec["clone"] == "copy":
-        # Told while the old server still runs.
-        disks.room(place.image, place.disk)
+    # An image that was in the cache before may have been looked at less closely then.
+    disks.whole(place.image, spec["image"]["source"])
+    disks.fit(place.image, spec["disk_gib"], spec["clone"])
+    ready = new_server.facts(new_server.of(place))
+    disks.room(place.image, place.pool, spec["clone"], ready["size"])
     return {"image": {**disks.facts(place.image), "sha256": images.recorded(place.image)}}
+
+
+@_reporting
+def prepare(spec, generation, order, master_public_key, nonce=""):
+    """
+    Make the store's new server ready beside the old one, which is not touched.
+
+    Its disk is cloned from the staged image and grown, its key pair made, its seed written, all in
+    a folder of their own. Then libvirt has to take its definition, under another name, and it is
+    undefined again. Whatever fails leaves nothing behind. Called again for the same deployment it
+    changes nothing; what another one left is removed.
+
+    spec
+        Spec of the store, as the runner freezes it.
+
+    generation
+        Number of the deployment.
+
+    order
+        What :func:`storelib.orders.made` makes: of which deployment and attempt this is.
+
+    nonce
+        What the runner sends to have the report sealed for its question.
+
+    master_public_key
+        Public key (PEM) of the only master that the guest may trust.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.prepare spec='{...}' generation=1 order='{...}' \
+            master_public_key='...'
+    """
+    with _at_work(spec, order, "prepare") as (connection, place):
+        # What clear would refuse is told here.
+        known = _in_pool(connection, spec, place)
+        prepared = new_server.of(place)
+        note = new_server.note_of(_intent(spec, generation, order), spec, master_public_key)
+        public = new_server.public_key(prepared, note)
+        if not public or not new_server.there(prepared, prepared):
+            new_server.swept(prepared)
+            public = _prepared(connection, spec, place, note, master_public_key)
+        trial = domains.lookup(connection, prepared.trial)
+        return {
+            "domain": known,
+            "disk": disks.facts(prepared.disk),
+            "seed": _seed_facts(prepared),
+            "public_key": public,
+            "trial": trial and trial.name(),
+        }
+
+
+def _prepared(connection, spec, place, note, master_public_key):
+    prepared = new_server.of(place)
+    virt_type = _virt_type(connection, spec)
+    _staged(spec, place)
+    new_server.check(connection, spec, virt_type)
+
+    def define(name):
+        arguments = guest.init_arguments({**spec, "minion_id": name}, prepared, virt_type)
+        return _init(connection, arguments)
+
+    try:
+        public = new_server.make(prepared, spec, note, __opts__["keysize"], master_public_key)
+        new_server.tried(connection, spec, prepared, note, public, define)
+        new_server.made(prepared, note, public)
+    except Exception:
+        # Files first: libvirt may be what is gone.
+        new_server.swept(prepared)
+        new_server.untried(connection, spec, prepared)
+        raise
+    return public
+
+
+def _staged(spec, place):
+    """Raise a fault if the image is not in the cache, whole."""
+    if not place.image.exists() or not images.checked(place.image, place.sha256):
+        raise Fault(f"the image {place.sha256} is not in the cache", "stage it first")
+    disks.whole(place.image, spec["image"]["source"])
+
+
+def _init(connection, arguments):
+    """Define a domain with Salt's virt.init and return it."""
+    try:
+        __salt__["virt.init"](**arguments)
+    except salt.exceptions.SaltException as err:
+        # Salt says no more than the text of what libvirt said: raises if libvirt is gone.
+        domains.lookup(connection, arguments["name"])
+        raise domains.refused(str(err)) from None
+    domain = domains.lookup(connection, arguments["name"])
+    if domain is None:
+        raise Fault(f"virt.init did not define the domain {arguments['name']}")
+    return domain
 
 
 @_reporting
 def clear(spec, generation, order, public_key=None, nonce=""):
     """
     Set the store's old server aside: its disk, definition, NVRAM and public key together.
+
+    ``off_for_s`` is how long ago it ended, if it ran.
 
     The guest is shut down, and switched off if that takes longer than a minute. Nothing of it is
     deleted but its seed. Data disks stay where they are. A domain of that name that is not ours is
@@ -356,6 +463,7 @@ def clear(spec, generation, order, public_key=None, nonce=""):
             "seed": _seed_facts(place),
             "set_aside": put[-1] if put else None,
             "set_asides": whole,
+            **(old.ended(Path(put[-1]["path"])) if put else {}),
         }
 
 
@@ -374,7 +482,10 @@ def _set_aside(connection, spec, place, known, deployment, public_key):
         write(partial / old.DOMAIN, definition)
         # Or a hypervisor that restarts meanwhile would start it again.
         domain.setAutostart(False)
+        ran = domain.isActive()
         domains.switch_off(domain)
+        if ran:
+            old.note_end(partial)
     old.move(old.nvram(partial, place), partial / old.NVRAM)
     old.move(place.disk, partial / old.DISK)
     if domain:
@@ -429,6 +540,7 @@ def restore(spec, generation, order, of, nonce=""):
         if not (note and known["exists"] and note["generation"] == known["generation"] == of):
             _put_back(connection, spec, place, known, of)
             note = read_json(place.restored)
+        new_server.discarded(new_server.of(place), generation)
         if begun := old.restoring(place):
             old.removed(begun)
         known = domains.facts(connection, spec, place)
@@ -468,10 +580,12 @@ def _put_back(connection, spec, place, known, of):
 @_reporting
 def define(spec, generation, order, master_public_key, nonce=""):
     """
-    Define the store's new server: disk from the staged image, data disks, key pair, seed, domain.
+    Define the store's new server: the prepared disk and seed are renamed into place, data disks
+    made where there are none, the domain defined.
 
-    Called again for the same deployment it changes nothing if all is there, and begins anew, data
-    disks excepted, if it was killed before the end.
+    Called again for the same deployment it changes nothing if all is there, and goes on if it was
+    killed before the end. What was not prepared, as it is not where the deployment began before an
+    update, it makes itself.
 
     spec
         Spec of the store, as the runner freezes it.
@@ -498,6 +612,7 @@ def define(spec, generation, order, master_public_key, nonce=""):
     with _at_work(spec, order, "define") as (connection, place):
         known = _ours(connection, spec, place)
         intent = _intent(spec, generation, order)
+        prepared = new_server.of(place)
         if begun := old.restoring(place):
             raise Fault(f"the restore that began {begun.name} is not over", "clear it first")
         if known["exists"]:
@@ -510,6 +625,7 @@ def define(spec, generation, order, master_public_key, nonce=""):
             files = [*map(Path, known["disks"]), place.seed]
             if known["public_key"] and all(file.exists() for file in files):
                 place.intent.unlink(missing_ok=True)
+                new_server.swept(prepared)
                 return _defined(connection, spec, place)
             if known["public_key"] and place.disk.exists():
                 # It may have run: a disk with a server on it is never overwritten.
@@ -517,32 +633,33 @@ def define(spec, generation, order, master_public_key, nonce=""):
         elif place.disk.exists() and read_json(place.intent) != intent:
             raise Fault(f"there is a disk {place.disk} already", "clear it first")
         virt_type = _virt_type(connection, spec)
-        if not place.image.exists() or not images.checked(place.image, place.sha256):
-            raise Fault(f"the image {place.sha256} is not in the cache", "stage it first")
+        _staged(spec, place)
 
         folder(place.intent.parent)
         write(place.intent, json.dumps(intent))
         if known["exists"]:
             domains.undefine(domains.lookup(connection, spec["minion_id"]))
-        disks.clone(place.image, place.disk, spec["disk_gib"], spec["clone"])
+        note = new_server.note_of(intent, spec, master_public_key)
+        public = new_server.public_key(prepared, note)
+        if not public or not new_server.there(prepared, place):
+            # What is in the place is this deployment's, as the intent says, and has never run.
+            place.disk.unlink(missing_ok=True)
+            guest.remove_seed(place)
+            public = new_server.make(prepared, spec, note, __opts__["keysize"], master_public_key)
+            new_server.made(prepared, note, public)
+        new_server.moved(prepared, place)
         for data in spec["data_disks"]:
             disks.keep(place.data_disk(data["name"]), data["size_gib"])
-        private, public = guest.key_pair(__opts__["keysize"])
-        guest.write_seed(
-            place, seed.documents(spec, generation, private, public, master_public_key)
-        )
         folder(place.console.parent)
-        __salt__["virt.init"](**guest.init_arguments(spec, place, virt_type))
-        domain = domains.lookup(connection, spec["minion_id"])
-        if domain is None:
-            raise Fault(f"virt.init did not define the domain {spec['minion_id']}")
+        domain = _init(connection, guest.init_arguments(spec, place, virt_type))
         domains.complete(connection, domain, intent, public, place.console)
         place.intent.unlink()
+        new_server.swept(prepared)
         return _defined(connection, spec, place)
 
 
 def _intent(spec, generation, order):
-    """Return whose the domain is that is being made."""
+    """Return whose the server is that is being made."""
     return {
         "store": spec["store"],
         "generation": generation,
@@ -698,9 +815,11 @@ def finish(spec, generation, order, nonce=""):
 @_reporting
 def discard(spec, generation, order, nonce=""):
     """
-    Remove the server that this deployment made: domain, system disk, NVRAM and seed.
+    Remove the server that this deployment made, or only made ready: domain, system disk, NVRAM and
+    seed.
 
-    A server of another deployment is left alone, and so are data disks and what was set aside.
+    A server of another deployment is left alone, and so are one that is not ours, data disks and
+    what was set aside.
     ``left`` names what is still there of this one's.
 
     spec
@@ -722,9 +841,11 @@ def discard(spec, generation, order, nonce=""):
         salt 'hv-0815' store_hypervisor.discard spec='{...}' generation=2 order='{...}'
     """
     with _at_work(spec, order, "discard") as (connection, place):
-        known = _ours(connection, spec, place)
+        prepared = new_server.of(place)
+        new_server.discarded(prepared, generation)
+        known = domains.facts(connection, spec, place)
         intent = _intent(spec, generation, order)
-        if known["exists"] and known["deployment"] == order["deployment"]:
+        if known["exists"] and known["ours"] and known["deployment"] == order["deployment"]:
             domain = domains.lookup(connection, spec["minion_id"])
             # Killed from here on, the next call still knows whose files these are.
             folder(place.intent.parent)
@@ -738,9 +859,12 @@ def discard(spec, generation, order, nonce=""):
             place.nvram.unlink(missing_ok=True)
             _swept(spec, place)
         known = domains.facts(connection, spec, place)
-        # Of another deployment's server, the files are that one's.
-        ours = known.get("deployment", order["deployment"]) == order["deployment"]
-        others = old.restoring(place) or not ours
+        # Of another's server, the files are that one's.
+        others = (
+            old.restoring(place)
+            or not known.get("ours", True)
+            or known.get("deployment", order["deployment"]) != order["deployment"]
+        )
         left = [spec["minion_id"]] if known["exists"] else []
         left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {

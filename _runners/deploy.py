@@ -140,9 +140,11 @@ def _tell(line):
 
 
 @_verb
-def plan(store, hypervisor=None):
+def plan(store, hypervisor=None, redeploy=False):
     """
     Say what ``deploy.store`` would do, from the hypervisor's facts, touching nothing.
+
+    ``outage_s_expected`` is for how long the store will be without a server.
 
     store
         ID of the store.
@@ -150,13 +152,17 @@ def plan(store, hypervisor=None):
     hypervisor
         Minion ID of the hypervisor; default as for ``deploy.store``.
 
+    redeploy
+        As it will be said to ``deploy.store``.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-run deploy.plan "'0815'"
     """
-    answer = office.plan(__opts__, store, hypervisor)
+    _flags(redeploy=redeploy)
+    answer = office.plan(__opts__, store, hypervisor, redeploy)
     return {**answer, "retcode": 1} if answer["faults"] else answer
 
 

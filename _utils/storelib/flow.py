@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
     *("failure", "mended", "late", "fence", "runs", "started", "removed", "cleanup_failed"),
-    "locked_out",
+    *("locked_out", "autosign_tried", "suffices"),
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
 
@@ -82,6 +82,21 @@ def begin(
     Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
     not said.
     """
+    check_begin(ledger, spec, redeploy)
+    old = ledger.get(spec.store)
+    plain = spec.as_dict()
+    record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
+    try:
+        return ledger.save(record, change=why or f"requested by {requested_by}")
+    except Conflict as err:
+        raise Refused(
+            f"store {spec.store} is being deployed already: another request was first",
+            f"watch it: salt-run deploy.status {spec.store}",
+        ) from err
+
+
+def check_begin(ledger: Ledger, spec: StoreSpec, redeploy: bool) -> None:
+    """Raise :class:`Refused` if no deployment of the store can begin now."""
     old = ledger.get(spec.store)
     if old and old.state in lifecycle.OPEN:
         raise Refused(
@@ -95,15 +110,6 @@ def begin(
             f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
         )
     check_minion_id(ledger, spec.store, spec.minion_id)
-    plain = spec.as_dict()
-    record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
-    try:
-        return ledger.save(record, change=why or f"requested by {requested_by}")
-    except Conflict as err:
-        raise Refused(
-            f"store {spec.store} is being deployed already: another request was first",
-            f"watch it: salt-run deploy.status {spec.store}",
-        ) from err
 
 
 def _new(
@@ -141,7 +147,7 @@ def _new(
         others=_others(old),
         asides=old.asides,
         # The old server is the store's until it is set aside.
-        evidence={"serving_key": old.key_of(old.minion_id)},
+        evidence={"serving_key": old.key_of(old.minion_id), **_outages(old)},
     )
 
 
@@ -149,6 +155,15 @@ def _deadline(now: float, state: str, spec: dict[str, Any], spent_s: float = 0) 
     """Return when ``state`` fails, as far as can be said: if its master is there until then."""
     limit_s = lifecycle.limit_s(state, spec["timeouts"]) if state in lifecycle.ACTIVE else 0
     return now + limit_s - spent_s if limit_s else None
+
+
+def _outages(old: Record) -> dict[str, float]:
+    """Return how long the store was last without a server, and since when it still is."""
+    last, ended = old.outage_s, old.evidence.get("old_ended_at")
+    found = {} if last is None else {"last_outage_s": last}
+    if ended is not None and old.state in (lifecycle.FAILED.name, lifecycle.CANCELLED.name):
+        found["old_ended_at"] = ended
+    return found
 
 
 def _others(old: Record) -> dict[str, str]:
@@ -502,7 +517,8 @@ def _begin_again(turn: Turn, why: str) -> Record:
         told, hint = _tried(record, act)
         if told:
             return _fail(turn, f"{why}; {told}", hint)
-    evidence = {key: record.evidence[key] for key in ("serving_key",) if key in record.evidence}
+    kept = ("serving_key", "last_outage_s", "old_ended_at")
+    evidence = {key: record.evidence[key] for key in kept if key in record.evidence}
     turn.record = dataclasses.replace(record, evidence=evidence, attempt=record.attempt + 1)
     return _enter(turn, lifecycle.FIRST, why)
 
@@ -652,6 +668,7 @@ def _enter(
     lifecycle.check(record.state, state)
     active = state in lifecycle.ACTIVE
     found = dict(found or {})
+    told = reason or found.pop("told", "")
     saved = turn.ledger.save(
         dataclasses.replace(
             record,
@@ -667,7 +684,7 @@ def _enter(
             reason=reason,
             **changes,
         ),
-        change=reason,
+        change=told,
         max_active=turn.max_active
         if record.state == "queued" and state in lifecycle.SLOT
         else None,

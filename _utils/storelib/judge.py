@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+MIB = 1024**2
 GIB = 1024**3
+
+FIRST_BOOT_MIB = 1024
+"""What a sparse disk must be able to grow by, or the guest does not even boot."""
 
 
 def hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
@@ -43,8 +47,12 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
             f"a domain {spec['minion_id']} is there that store-deploy did not make for this store: "
             "rename or remove it, or choose another minion_id"
         )
+    for wrong, mend in hardware(spec, facts.get("capabilities", {})):
+        yield f"{wrong}: {mend}"
     needed_mib = disk_needed_mib(spec, facts)
-    if needed_mib > pool["free_mib"]:
+    if not pool.get("inodes_left", True):
+        yield f"pool {spec['pool']} has no inode left: remove files there (df -i shows it)"
+    elif needed_mib > pool["free_mib"]:
         yield (
             f"pool {spec['pool']} has {pool['free_mib']} MiB free, {needed_mib} MiB are needed: "
             "make room (set-aside servers are in its folder .store-deploy/set-aside)"
@@ -62,14 +70,36 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
             f"the image needs a disk of {-(-virtual // GIB)} GiB, disk_gib is {spec['disk_gib']}: "
             "raise disk_gib"
         )
+    if wrong := facts["image"].get("wrong"):
+        yield wrong
+
+
+def hardware(spec: Mapping[str, Any], capabilities: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what guests cannot have there, as far as libvirt can say, and what to do about it."""
+    most, firmwares = capabilities.get("max_cpus"), capabilities.get("firmwares")
+    if most and spec["cpus"] > most:
+        yield (
+            f"cpus is {spec['cpus']}, a guest there can have {most} (machine type "
+            f"{capabilities['machine']})",
+            "lower cpus in the pillar",
+        )
+    if firmwares is not None and spec["firmware"] == "efi" and "efi" not in firmwares:
+        yield (
+            "firmware is efi, and the hypervisor has none",
+            "install UEFI for its guests (Debian: ovmf, SUSE: qemu-ovmf-x86_64), or set firmware: "
+            "bios in the pillar",
+        )
 
 
 def disk_needed_mib(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> int:
     """
     Return the MiB that the pool must have free.
 
-    Disks are sparse: what must be there is 1 GiB for the guest's first boot, and the room that the
-    image takes, if it is copied and that is known: if it is in the cache. ``staging`` looks again.
+    Disks are sparse: what must be there is the room for the guest's first boot, and that which the
+    image takes, if it is copied and that is known: if it is in the cache. ``staging`` and
+    ``preparing`` look again. Nothing of the old server is given back, for it stays, set aside; what
+    was prepared already is there, or makes room.
     """
     size: int = (spec["clone"] == "copy" and facts["image"].get("size")) or 0
-    return -(-size // 1024**2) + 1024
+    there: int = facts.get("prepared", {}).get("size", 0)
+    return max(0, -(-size // MIB) - there // MIB) + FIRST_BOOT_MIB

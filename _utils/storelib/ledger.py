@@ -173,6 +173,12 @@ class Record:
         return [each for each in dict.fromkeys(known) if each != self.deployment]
 
     @property
+    def outage_s(self) -> float | None:
+        """How long the store was without a server when it was last replaced, if that is known."""
+        known: float | None = self.evidence.get("last_outage_s")
+        return self.evidence.get("outage_s", known)
+
+    @property
     def active(self) -> bool:
         """Whether the deployment moves by itself."""
         return self.state in lifecycle.ACTIVE

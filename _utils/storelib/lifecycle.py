@@ -56,6 +56,14 @@ PATH = (
         "the image stays in the cache",
     ),
     State(
+        "preparing",
+        "makes the new server ready beside the old one",
+        "disk, key pair and seed are there, libvirt took a trial definition, the autosign file "
+        "could be written",
+        10 * MINUTE,
+        "delete the prepared disk and seed",
+    ),
+    State(
         "clearing",
         "sets the old server aside and purges its key",
         "domain, disk and key are gone from their places, the old ones set aside",
@@ -64,7 +72,7 @@ PATH = (
     ),
     State(
         "defining",
-        "clones the disk, writes the seed, defines the domain",
+        "moves disk and seed into place, defines the domain",
         "the domain is defined, its disk has the right size and backing",
         10 * MINUTE,
         "undefine the domain, delete its disk and seed",
@@ -164,10 +172,17 @@ ACTIVE = PASSED | {state.name for state in BESIDE}
 OPEN = ACTIVE | {HELD.name}
 """States of a deployment that is not over."""
 
-SLOT = frozenset(state.name for state in (*PATH[2:], ROLLING_BACK))
+
+def _from(name: str) -> list[str]:
+    """Return the states of the path from that one on."""
+    names = [state.name for state in PATH]
+    return names[names.index(name) :]
+
+
+SLOT = frozenset((*_from("staging"), ROLLING_BACK.name))
 """States that hold a slot: work is being done on the hypervisor or in its guest."""
 
-WITH_GUEST = frozenset(state.name for state in PATH[6:])
+WITH_GUEST = frozenset(_from("booting"))
 """States in which a guest runs, whose console may say why it goes no further."""
 
 ADMITTING = frozenset({"starting", "booting"})
@@ -207,7 +222,7 @@ def _transitions() -> dict[tuple[str, str], str]:
     for name in passed:
         table[name, FIRST] = "the hypervisor is another machine"
     # A retry takes a slot again, and goes on where it failed.
-    for name in passed[3:]:
+    for name in _from("preparing"):
         table["queued", name] = "deploy.retry"
     table["queued", ROLLING_BACK.name] = "a slot is free"
     for name in AT_REST:

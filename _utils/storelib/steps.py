@@ -139,14 +139,41 @@ def staging(turn: Turn) -> Evidence:
     return {"image": image}
 
 
+def preparing(turn: Turn) -> Evidence:
+    """Over when all is there that can be made, and known, while the old server still runs."""
+    if turn.spec["admission"] == "autosign":
+        # By the writer that will add the line. No line that admits anybody is ever a trial.
+        _first(turn, "autosign_tried", turn.world.rewrite_autosign)
+    turn.once("suffices", lambda: _suffices(turn))
+    key = turn.world.master_public_key()
+    facts = turn.on_hypervisor("prepare", master_public_key=key).facts
+    if not _disk_as_asked(turn, facts["disk"]) or not facts["public_key"] or facts["trial"]:
+        raise Fault(
+            f"what was prepared for {turn.record.minion_id} is not what was asked for: {facts}",
+            f"look at it on {turn.record.hypervisor}",
+        )
+    return {"prepared": {"disk": facts["disk"]}}
+
+
+def _suffices(turn: Turn) -> bool:
+    """Judge the hypervisor once more: there may have been hours since it was awaited."""
+    faults = judge.hypervisor(turn.spec, turn.on_hypervisor("facts", quick=True).facts)
+    if faults:
+        raise Fault(f"{turn.record.hypervisor}: {'; '.join(faults)}", "mend it")
+    return True
+
+
+def _disk_as_asked(turn: Turn, disk: Evidence) -> bool:
+    grown: bool = disk.get("virtual_size") == turn.spec["disk_gib"] * judge.GIB
+    return grown and bool(disk.get("backing")) == (turn.spec["clone"] == "cow")
+
+
 def clearing(turn: Turn) -> Evidence:
     """Over when the old server's domain, disk and key are gone from their places."""
     world, minion = turn.world, turn.record.minion_id
     _no_twin(turn)
     old_key = turn.once("old_public_key", lambda: world.keys(minion).get(ACCEPTED, ""))
-    facts = turn.once(
-        "cleared", lambda: turn.on_hypervisor("clear", public_key=old_key or None).facts
-    )
+    facts = turn.once("cleared", lambda: _cleared(turn, old_key or None))
     if facts["domain"]["exists"] or facts["disk"]["exists"]:
         raise Fault(
             f"the old server of {minion} is still there after it was set aside",
@@ -158,6 +185,16 @@ def clearing(turn: Turn) -> Evidence:
         raise Waiting(f"the old key of {minion} is not gone yet", 1)
     _note_asides(turn, facts)
     return {"set_aside": facts["set_aside"], "serving_key": ""}
+
+
+def _cleared(turn: Turn, old_key: str | None) -> Evidence:
+    """Have the old server set aside, and note by our own clock when it ended, if it ran."""
+    facts = turn.on_hypervisor("clear", public_key=old_key).facts
+    evidence = turn.record.evidence
+    if "off_for_s" in facts and "old_ended_at" not in evidence:
+        ended = {"old_ended_at": turn.world.now() - facts["off_for_s"]}
+        turn.save(evidence={**evidence, **ended}, job=None)
+    return facts
 
 
 def _no_twin(turn: Turn) -> None:
@@ -186,13 +223,11 @@ def defining(turn: Turn) -> Evidence:
     """Over when the domain is defined and its disk has the right size and backing."""
     facts = turn.on_hypervisor("define", master_public_key=turn.world.master_public_key()).facts
     domain, disk = facts["domain"], facts["disk"]
-    size = turn.spec["disk_gib"] * judge.GIB
     right = (
         domain["exists"]
         and domain["ours"]
         and domain["generation"] == turn.record.generation
-        and disk["virtual_size"] == size
-        and bool(disk["backing"]) == (turn.spec["clone"] == "cow")
+        and _disk_as_asked(turn, disk)
     )
     if not right or not facts["public_key"]:
         raise Fault(
@@ -234,7 +269,16 @@ def booting(turn: Turn) -> Evidence:
         if others:
             why = f"another machine calls itself {minion}: its key is {', '.join(others)}"
         raise Waiting(why)
-    return {"boot_ids": turn.in_guest("boots", quick=True).facts["boots"]}
+    found = {"boot_ids": turn.in_guest("boots", quick=True).facts["boots"]}
+    ended = turn.record.evidence.get("old_ended_at")
+    if ended is None:
+        return found
+    outage_s = round(turn.world.now() - ended, 1)
+    return {
+        **found,
+        "outage_s": outage_s,
+        "told": f"the store was without a server for {outage_s} s",
+    }
 
 
 def _admit(turn: Turn) -> bool:
@@ -394,10 +438,13 @@ def cancelling(turn: Turn) -> Evidence:
     # From now on it is not let in any more, however long its hypervisor is away. Once: while it
     # runs it calls again, and each deletion makes all minions authenticate anew.
     _first(turn, "locked_out", lambda: lock_out(turn))
-    # Before these states nothing was done on the hypervisor, or nothing of the new server.
-    if turn.ledger.reached(record.store, record.generation, "clearing"):
+    # Before these states nothing was made on the hypervisor. A deployment that began before an
+    # update never was in the first of them.
+    if any(
+        turn.ledger.reached(record.store, record.generation, state)
+        for state in ("preparing", "clearing")
+    ):
         turn.once("quiet", turn.quiet)
-    if turn.ledger.reached(record.store, record.generation, "defining"):
         turn.once("discarded", lambda: _gone(turn, lambda: turn.on_hypervisor("discard").facts))
     # What still ran has called again.
     lock_out(turn)
@@ -469,6 +516,7 @@ STEPS: dict[str, Callable[[Turn], Evidence]] = {
         awaiting_hypervisor,
         queued,
         staging,
+        preparing,
         clearing,
         defining,
         starting,

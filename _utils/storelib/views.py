@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from statistics import median
 from typing import Any
 
 from storelib import lifecycle
@@ -27,6 +28,10 @@ HIDDEN = (
     "runs",
     "locked_out",
     "look",
+    "autosign_tried",
+    "suffices",
+    "old_ended_at",
+    "last_outage_s",
 )
 """Evidence that is for the machine only."""
 
@@ -160,6 +165,18 @@ def _backwards(this: Record) -> list[str]:
         *(back if this.asides else []),
         f"see what a removal for good would remove: salt-run deploy.retire {this.store}",
     ]
+
+
+def expected_outage(this: Record | None, all_of_them: Iterable[Record]) -> dict[str, Any]:
+    """Say for how long the store will be without a server: as last time, or as the others were."""
+    measured = [each.outage_s for each in all_of_them if each.outage_s is not None]
+    if this and this.outage_s is not None:
+        seconds, why = this.outage_s, "as when its server was last replaced"
+    elif measured:
+        seconds, why = median(measured), f"the median of {len(measured)} stores"
+    else:
+        seconds, why = None, "no server was replaced yet, so none was measured"
+    return {"outage_s_expected": seconds, "outage_expected": why}
 
 
 def progress(change: Change, began: float) -> str:

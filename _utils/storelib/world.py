@@ -54,6 +54,9 @@ class World(Protocol):
     def disarm(self, minion: str) -> None:
         """Remove that entry, if it is there."""
 
+    def rewrite_autosign(self) -> None:
+        """Replace the autosign file by its own bytes, as a trial; one that is missing is made."""
+
     def master_public_key(self) -> str:
         """Return the master's public key, PEM."""
 

@@ -39,6 +39,7 @@ SOCKET = pathlib.Path("/srv/faults.sock")
 STATES = tuple(state.name for state in lifecycle.PATH)
 
 ACTS = {
+    "preparing": "store_hypervisor.prepare",
     "clearing": "purge_key",
     "starting": "store_hypervisor.start",
     "booting": "disarm",
@@ -591,7 +592,7 @@ def leftovers(site, fault):
             until(lambda: not books.unannounced(fault.store), 10, "all is told")
         wrong += [f"{change.state} was never told" for change in books.unannounced(fault.store)]
     domains = store_site.run("virsh", "list", "--all", "--name").split()
-    if domains.count(guest) != 1:
+    if [name for name in domains if name.startswith(guest)] != [guest]:
         wrong.append(f"domains: {domains}")
     elif store_site.run("virsh", "domstate", guest).strip() != "running":
         wrong.append("its domain is off")
@@ -610,6 +611,7 @@ def leftovers(site, fault):
         *store_site.POOL.rglob(f"*{guest}*seed*"),
         *store_site.POOL.rglob(f".{guest}*"),
         *store_site.POOL.glob(f".store-deploy/defining/{guest}*"),
+        *store_site.POOL.glob(f".store-deploy/prepared/{guest}*"),
         *pathlib.Path("/run").glob(f"store-deploy-seed-{guest}*"),
     }
     wrong += sorted(map(str, half_made))

@@ -29,8 +29,8 @@ import pytest
 import salt.crypt
 from cryptography.hazmat.primitives import serialization
 
-from storelib import orders, report
-from storelib.hypervisor import CONSOLES, Place, domains, fence, guest, images
+from storelib import judge, orders, report
+from storelib.hypervisor import CONSOLES, Place, domains, fence, guest, images, new_server
 
 GIB = 1024**3
 DAY_S = 24 * 60 * 60
@@ -115,7 +115,7 @@ def call(modules, context, connection, spec):
     attempts = itertools.count(1)
 
     def call(step, generation=1, **arguments):
-        if step == "define":
+        if step in ("prepare", "define"):
             arguments["master_public_key"] = "MASTER"
         if step in (*orders.STEPS, "prune") and "order" not in arguments:
             # Of a ledger that knows all, each time as a new attempt: whatever is called may act.
@@ -205,6 +205,7 @@ def killed(monkeypatch):
             patch.setattr(subprocess, "run", watched(subprocess.run))
             for kind, name in (
                 (libvirt.virConnect, "defineXML"),
+                (libvirt.virConnect, "domainXMLToNative"),
                 (libvirt.virDomain, "undefineFlags"),
                 (libvirt.virDomain, "setAutostart"),
                 (libvirt.virDomain, "destroy"),
@@ -315,9 +316,9 @@ def seed_documents(place, folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def foreign(connection, metadata=""):
+def foreign(connection, metadata="", name="store-0815"):
     domain = connection.defineXML(
-        f"<domain type='qemu'><name>store-0815</name><memory>65536</memory>{metadata}"
+        f"<domain type='qemu'><name>{name}</name><memory>65536</memory>{metadata}"
         "<os><type>hvm</type></os></domain>"
     )
     domain.create()
@@ -599,34 +600,92 @@ def test_an_image_larger_than_the_disk_is_refused(refused, spec, pool, tmp_path)
 
 @pytest.mark.parametrize(
     ("made_with", "sentence"),
-    [(["-f", "raw"], "not in the format qcow2"), (["-f", "qcow2", "-F", "raw"], "backing file")],
+    [
+        (["-f", "raw"], "is not in the format qcow2"),
+        (["-f", "qcow2", "-F", "raw", "-b", "{base}"], "needs another file (backing file)"),
+        (["-f", "qcow2", "-o", "data_file={base}"], "needs another file (external data file)"),
+        (
+            ["-f", "qcow2", "-o", "data_file={base},data_file_raw=on"],
+            "needs another file (external data file)",
+        ),
+        *(
+            (
+                [
+                    *("-f", "qcow2", "--object", "secret,id=s,data=x"),
+                    *("-o", f"encrypt.format={kind},encrypt.key-secret=s"),
+                ],
+                "is encrypted, which no guest here could open",
+            )
+            for kind in ("luks", "aes")
+        ),
+        (["-f", "qcow2", "CORRUPT"], "is marked as corrupt"),
+    ],
 )
-def test_an_image_that_is_no_whole_qcow2_is_refused(refused, spec, tmp_path, made_with, sentence):
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_image_that_is_no_whole_qcow2_is_refused(
+    done, refused, spec, place, tmp_path, made_with, sentence, cached
+):
     path, base = tmp_path / "odd.qcow2", tmp_path / "base"
     base.write_bytes(bytes(1024**2))
-    qemu_img("create", *made_with, *(["-b", base] if "-F" in made_with else []), path, "1M")
+    words = [word.format(base=base) for word in made_with if word != "CORRUPT"]
+    for _ in range(20):
+        # What encrypts looks how fast the processor is, and gives up on a busy machine.
+        with contextlib.suppress(subprocess.CalledProcessError):
+            qemu_img("create", *words, path, "1M")
+            break
+    assert path.exists()
+    if "CORRUPT" in made_with:
+        with path.open("r+b") as file:
+            # The second of the header's incompatible features.
+            file.seek(79)
+            file.write(b"\2")
     spec["image"] = {"source": str(path), "sha256": sha256(path)}
-    assert sentence in refused("stage")
+    if cached:
+        # By a version that looked less closely.
+        image = Place(place.pool, place.minion_id, spec["image"]["sha256"]).image
+        image.parent.mkdir(parents=True)
+        image.write_bytes(path.read_bytes())
+        images._record(image, spec["image"]["sha256"])
+        assert f"{sentence}: " in done("facts")["image"]["wrong"]
+        assert sentence in refused("prepare")
+    assert refused("stage") == f"the image {path} {sentence}"
+
+
+@pytest.mark.parametrize("clone", ["copy", "cow"])
+def test_an_image_that_cannot_be_grown_is_refused_where_it_would_be(
+    done, refused, spec, tmp_path, clone
+):
+    path = tmp_path / "old.qcow2"
+    qemu_img("create", "-f", "qcow2", "-o", "compat=0.10", path, "1G")
+    qemu_img("snapshot", "-c", "before", path)
+    spec |= {"image": {"source": str(path), "sha256": sha256(path)}, "clone": clone}
+    if clone == "cow":
+        done("stage", "prepare", "clear", "define", "start")
+    else:
+        assert refused("stage").startswith("the image cannot be grown: ")
+        assert refused("prepare").startswith("the image cannot be grown: ")
 
 
 def test_a_pool_that_is_missing_is_refused(refused, spec):
     spec["pool"] = "/var/lib/libvirt/images/none"
-    for step in ("stage", "clear", "define", "start", "finish"):
+    for step in ("stage", "prepare", "clear", "define", "start", "finish"):
         assert refused(step) == f"the pool {spec['pool']} does not exist"
 
 
 def test_a_full_pool_is_refused(done, refused, spec, pool, image, place, server):
-    full = f"no free disk in {pool}: 1 MiB needed, 0 MiB free"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", pool], check=True)
+    full = f"no free disk in {pool}: 1025 MiB needed, 1024 MiB free"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1049276k", "tmpfs", pool], check=True)
     try:
-        # The old server runs yet: there is room for the image, and none for its copy.
+        # There is room for the image and a first boot, and none for its copy.
         assert refused("stage") == full
         assert place.image.exists()
-        subprocess.run(["mount", "-o", "remount,size=2m", pool], check=True)
+        subprocess.run(["mount", "-o", "remount,size=1026m", pool], check=True)
         done("stage")
-        subprocess.run(["mount", "-o", "remount,size=700k", pool], check=True)
-        assert refused("define") == full
+        subprocess.run(["mount", "-o", "remount,size=1049276k", pool], check=True)
+        for step in ("prepare", "define"):
+            assert refused(step) == full
         assert not place.disk.exists()
+        subprocess.run(["mount", "-o", "remount,size=700k", pool], check=True)
         place.image.unlink()
         (pool / "ballast").write_bytes(bytes(400_000))
         for spec["image"]["source"] in (str(image), server.url):
@@ -639,10 +698,301 @@ def test_libvirt_being_down_is_refused(refused, libvirtd, monkeypatch):
     monkeypatch.setattr(domains, "BACK_S", 0)
     libvirtd.stop()
     try:
-        for step in ("stage", "clear", "define", "start", "finish"):
+        for step in ("stage", "prepare", "clear", "define", "start", "finish"):
             assert refused(step).startswith("libvirt cannot be reached: ")
     finally:
         libvirtd.start()
+
+
+# prepare
+
+
+@pytest.fixture
+def ready(place):
+    """The files of a server that is made ready."""
+    return new_server.of(place)
+
+
+@pytest.fixture
+def firmware():
+    """A hypervisor without UEFI for its guests."""
+    for folder in ("/usr/share/qemu/firmware", "/usr/share/OVMF"):
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
+    yield
+    for folder in ("/usr/share/qemu/firmware", "/usr/share/OVMF"):
+        subprocess.run(["umount", folder], check=True)
+
+
+def changes(connection, pool):
+    """Return what a failed prepare must not change: domains, files, what firmware remembers."""
+    nvram = pathlib.Path("/var/lib/libvirt/qemu/nvram")
+    return (
+        [(each.name(), each.ID(), each.XMLDesc()) for each in connection.listAllDomains()],
+        [path for path in contents(pool) if path.is_file()],
+        sorted(nvram.iterdir()) if nvram.is_dir() else [],
+        list(pathlib.Path("/run").glob("store-deploy-seed-*")),
+    )
+
+
+@pytest.mark.parametrize("clone", ["copy", "cow"])
+def test_a_new_server_is_made_ready_beside_the_old_one_which_runs_on(
+    done, connection, spec, place, ready, tmp_path, clone, impatient
+):
+    spec["clone"] = clone
+    done("stage", "define")
+    written(place.disk, 0x11)
+    done("start")
+    old = connection.lookupByName("store-0815")
+    before = old.ID(), old.XMLDesc(), dumped(connection).findtext("uuid")
+    seeds = place.seed.read_bytes()
+
+    facts = done("prepare", generation=2)
+    assert (old.ID(), old.XMLDesc(), dumped(connection).findtext("uuid")) == before
+    assert place.seed.read_bytes() == seeds
+    assert [domain.name() for domain in connection.listAllDomains()] == ["store-0815"]
+    assert facts["trial"] is None
+    assert facts["domain"]["state"] == "running"
+    assert facts["disk"]["virtual_size"] == 2 * GIB
+    assert facts["disk"]["backing"] == (str(place.image) if clone == "cow" else None)
+    assert facts["seed"] == {"path": str(ready.seed), "exists": True}
+    assert json.loads(ready.note.read_text())["public_key"] == facts["public_key"]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in ready.folder.iterdir()}
+    assert modes == {"disk.qcow2": 0o600, "seed.iso": 0o600, "prepared.json": 0o600}
+    assert "PRIVATE" not in ready.note.read_text()
+    inodes = [path.stat().st_ino for path in (ready.disk, ready.seed)]
+
+    cleared = done("clear", generation=2)
+    assert cleared["off_for_s"] >= 0
+    defined = done("define", generation=2)
+    assert [path.stat().st_ino for path in (place.disk, place.seed)] == inodes
+    assert defined["public_key"] == facts["public_key"]
+    assert defined["domain"]["uuid"] != before[2]
+    documents = seed_documents(place, tmp_path / "seed")
+    assert json.dumps(facts["public_key"]) in documents["user-data"]
+    assert not ready.folder.exists()
+    assert holds(place.disk, 0x5A)
+    assert holds(aside_of(cleared) / "disk.qcow2", 0x11)
+    done("start", "finish", generation=2)
+
+
+def test_preparing_again_changes_nothing(done, ready):
+    facts = done("stage", "prepare")
+    before = [(path, path.stat()) for path in sorted(ready.folder.iterdir())]
+    assert done("prepare") == facts
+    assert [(path, path.stat()) for path in sorted(ready.folder.iterdir())] == before
+
+
+@pytest.mark.parametrize("changed", ["generation", "spec", "master", "disk", "seed"])
+def test_what_was_not_prepared_for_just_this_is_made_anew(
+    done, call, spec, ready, changed, modules
+):
+    before = done("stage", "prepare")["public_key"]
+    generation, master = 1, "MASTER"
+    if changed == "generation":
+        generation = 2
+    elif changed == "spec":
+        spec["hostname"] = "store-0815.example.org"
+    elif changed == "master":
+        master = "ANOTHER MASTER"
+    else:
+        getattr(ready, changed).unlink()
+    made = modules["store_hypervisor.prepare"](
+        spec=spec, generation=generation, master_public_key=master
+    )
+    assert made["ok"], made["error"]
+    assert made["facts"]["public_key"] != before
+    assert made["facts"]["disk"]["exists"]
+    assert made["facts"]["seed"]["exists"]
+
+
+NOT_TO_BE_PREPARED = {
+    "cpus": (
+        {"cpus": 300},
+        r"cpus is 300, a guest there can have 255 \(machine type pc-i440fx-[\d.]+\)",
+    ),
+    "mac": (
+        {
+            "interfaces": [
+                {"name": "eth0", "type": "user", "mac": "01:00:5e:00:00:01", "address": "dhcp"}
+            ]
+        },
+        "libvirt refuses the new server: XML error: expected unicast mac address, found multicast "
+        "'01:00:5e:00:00:01'",
+    ),
+    "virt_type": ({"virt_type": "xen"}, "the hypervisor cannot run xen guests of OS type hvm; .*"),
+    "disk_gib": (
+        {"disk_gib": 0.5},
+        r"the disk \(0.5 GiB\) is smaller than the image \(1 GiB\)",
+    ),
+    "disk_gib2": ({"disk_gib": 10**9}, "qemu-img failed: .*"),
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("wrong", "sentence"), NOT_TO_BE_PREPARED.values(), ids=NOT_TO_BE_PREPARED)
+def test_what_the_hypervisor_cannot_have_fails_before_the_old_server_is_touched(
+    done, refused, connection, spec, pool, wrong, sentence, old
+):
+    done("stage", *(("define", "start") if old else ()))
+    before = changes(connection, pool)
+    with_fault = {**spec, **wrong}
+    spec.update(with_fault)
+    assert re.fullmatch(sentence, refused("prepare", generation=2))
+    assert changes(connection, pool) == before
+
+
+def test_a_firmware_that_the_hypervisor_lacks_fails_before_the_old_server_is_touched(
+    done, refused, connection, spec, pool, firmware
+):
+    done("stage", "define", "start")
+    before = changes(connection, pool)
+    spec["firmware"] = "efi"
+    assert done("facts")["capabilities"]["firmwares"] == []
+    assert refused("prepare", generation=2) == "firmware is efi, and the hypervisor has none"
+    assert changes(connection, pool) == before
+
+
+def test_a_firmware_that_is_there_is_tried_and_leaves_nothing(done, connection, spec, pool, ready):
+    spec["firmware"] = "efi"
+    facts = done("facts")["capabilities"]
+    assert "efi" in facts["firmwares"]
+    assert facts["max_cpus"] == 255
+    done("stage", "prepare")
+    assert connection.listAllDomains() == []
+    assert not ready.nvram.exists()
+    done("clear", "define", "start")
+
+
+def test_what_only_the_command_line_shows_fails_before_the_old_server_is_touched(
+    done, refused, connection, pool, monkeypatch
+):
+    """Stands in for what libvirt defines and then cannot start."""
+    done("stage", "define", "start")
+    before = changes(connection, pool)
+
+    def refuses(*_):
+        raise libvirt.libvirtError("no such device model")
+
+    monkeypatch.setattr(libvirt.virConnect, "domainXMLToNative", refuses)
+    assert refused("prepare", generation=2).startswith("libvirt refuses the new server: ")
+    assert changes(connection, pool) == before
+
+
+def test_a_definition_that_is_not_what_was_asked_for_is_refused(
+    done, refused, connection, pool, stub, modules
+):
+    done("stage")
+    before = changes(connection, pool)
+    stub(virt__init=lambda **asked: modules["virt.init"](**{**asked, "mem": 32}))
+    assert "reads back as {'cpus': 1, 'memory_mib': 32" in refused("prepare")
+    assert changes(connection, pool) == before
+
+
+def test_a_pool_without_an_inode_is_called_that(done, refused, pool, place):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=14", "tmpfs", pool], check=True)
+    try:
+        done("stage")
+        with contextlib.suppress(OSError):
+            for number in range(20):
+                (pool / f"ballast{number}").touch()
+        told = f"no inode left in {pool}: its file system takes no more files"
+        assert not done("facts")["pool"]["inodes_left"]
+        for step in ("stage", "prepare", "define"):
+            assert refused(step) == told
+    finally:
+        subprocess.run(["umount", pool], check=True)
+
+
+def test_a_trial_that_a_kill_left_is_removed_by_whatever_comes_next(
+    done, call, connection, place, ready, monkeypatch, impatient
+):
+    done("stage", "define", "start")
+    for step, arguments in (
+        ("prepare", {"generation": 2}),
+        ("discard", {"generation": 2}),
+        ("clear", {"generation": 2}),
+        ("define", {"generation": 2}),
+        ("retire", {"generation": 2, "remove": True}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(libvirt.virConnect, "domainXMLToNative", raised(Killed))
+            with contextlib.suppress(Killed):
+                done("prepare", generation=9)
+        trial = connection.lookupByName("store-0815+trial")
+        assert not trial.autostart()
+        assert not trial.isActive()
+        assert str(place.disk) not in trial.XMLDesc()
+        assert call(step, **arguments)["ok"]
+        assert "store-0815+trial" not in [each.name() for each in connection.listAllDomains()]
+    assert not ready.folder.exists()
+
+
+def test_a_domain_that_only_has_the_name_of_a_trial_is_not_touched(done, refused, connection, pool):
+    done("stage")
+    other = foreign(connection, name="store-0815+trial")
+    before = changes(connection, pool)
+    assert refused("prepare") == (
+        "there is a domain store-0815+trial, which store-deploy did not make"
+    )
+    done("discard")
+    assert changes(connection, pool) == before
+    assert other.isActive()
+
+
+def test_a_trial_uses_no_disk(done, connection, place, monkeypatch, impatient):
+    done("stage", "define", "clear")
+    with monkeypatch.context() as patch:
+        patch.setattr(libvirt.virConnect, "domainXMLToNative", raised(Killed))
+        with contextlib.suppress(Killed):
+            done("prepare", generation=2)
+    trial = dumped(connection, "store-0815+trial")
+    assert str(place.data_disk("data")) not in ElementTree.tostring(trial, encoding="unicode")
+    (kept,) = done("prune", generation=2, older_than_s=0, remove=True)["kept"] or [None]
+    assert kept is None
+
+
+@pytest.mark.parametrize("then", ["discard", "restore", "retire"])
+def test_what_was_prepared_goes_with_the_deployment(
+    done, connection, place, ready, tmp_path, then, impatient
+):
+    done("stage", "define")
+    done("prepare", "clear", generation=2)
+    assert ready.seed.exists()
+    arguments = {"restore": {"of": 1}, "retire": {"remove": True}}.get(then, {})
+    done(then, generation=2, **arguments)
+    assert not ready.folder.exists()
+
+
+def test_what_a_later_deployment_has_prepared_is_not_discarded(done, ready):
+    done("stage")
+    facts = done("prepare", generation=2)
+    assert done("discard", generation=1)["left"] == []
+    assert done("prepare", generation=2) == facts
+
+
+def test_the_room_of_a_prepared_disk_is_not_asked_for_twice(done, spec, pool):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1026m", "tmpfs", pool], check=True)
+    try:
+        done("stage", "prepare")
+        free_mib = done("facts")["pool"]["free_mib"]
+        assert done("facts")["prepared"]["size"] > 0
+        assert judge.disk_needed_mib(spec, done("facts")) <= free_mib + 1
+        subprocess.run(["mount", "-o", "remount,size=1026m", pool], check=True)
+        done("stage", "prepare")
+    finally:
+        subprocess.run(["umount", pool], check=True)
+
+
+def test_the_old_servers_end_is_told_however_often_clear_is_called(
+    done, place, killed, monkeypatch, impatient
+):
+    done("stage", "define", "start")
+    first = done("clear", generation=2)["off_for_s"]
+    time.sleep(0.2)
+    assert done("clear", generation=2)["off_for_s"] > first
+    assert "off_for_s" not in done("clear", generation=3)
+    done("define", generation=3)
+    assert "off_for_s" not in done("clear", generation=4), "it did not run"
 
 
 # define
@@ -1272,13 +1622,14 @@ def test_a_domain_that_is_not_ours_is_never_touched(
     before = domain.XMLDesc(), domain.ID()
     done("stage")
     for step, arguments in (
-        *((step, {}) for step in ("clear", "define", "start", "finish", "discard")),
+        *((step, {}) for step in ("prepare", "clear", "define", "start", "finish")),
         ("restore", {"of": 1}),
         ("retire", {"remove": True}),
     ):
         assert refused(step, **arguments) == (
             "the domain store-0815 on this hypervisor does not belong to store 0815"
         )
+    assert done("discard")["left"] == [], "nothing here is this deployment's"
     assert not done("facts")["domain"]["ours"]
     assert (domain.XMLDesc(), domain.ID()) == before
     assert [path.name for path in pool.iterdir()] == [".store-deploy"]
@@ -1704,6 +2055,56 @@ def test_what_a_killed_prune_leaves_is_not_restored(done, refused, aside, place,
         place.nvram.write_text("boot order")
         done("clear", generation=2)
     assert refusals > 3, "too few changes seen: the test watches the wrong calls"
+
+
+@pytest.mark.parametrize("then", ["prepare", "discard"])
+def test_prepare_goes_on_or_is_discarded_after_being_killed_at_any_line(
+    done, connection, spec, place, killed, tmp_path, then
+):
+    ready = new_server.of(place)
+    done("stage", "define", "start")
+    before = connection.lookupByName("store-0815").ID()
+    for changes in range(50):
+        generation = changes + 2
+        cut = killed(changes, lambda: done("prepare", generation=generation))  # noqa: B023
+        if then == "prepare":
+            facts = done("prepare", generation=generation)
+            assert holds(ready.disk, 0x5A)
+            seed = seed_documents(ready, tmp_path / str(changes))["user-data"]
+            assert json.dumps(facts["public_key"]) in seed
+            assert len(list(ready.folder.iterdir())) == 3
+        else:
+            assert done("discard", generation=generation)["left"] == []
+            assert not ready.folder.exists()
+        assert [each.name() for each in connection.listAllDomains()] == ["store-0815"]
+        assert not list(pathlib.Path("/run").glob("store-deploy-seed-*"))
+        assert connection.lookupByName("store-0815").ID() == before
+        if not cut:
+            break
+    assert changes > 10, "too few changes seen: the test watches the wrong calls"
+
+
+def test_define_of_a_prepared_server_goes_on_after_being_killed_at_any_line(
+    done, place, killed, tmp_path
+):
+    ready = new_server.of(place)
+    done("stage")
+    for changes in range(50):
+        generation = changes + 1
+        key = done("prepare", generation=generation)["public_key"]
+        inode = ready.disk.stat().st_ino
+        cut = killed(changes, lambda: done("define", generation=generation))  # noqa: B023
+        facts = done("define", generation=generation)
+        assert (facts["public_key"], place.disk.stat().st_ino) == (key, inode)
+        seed = seed_documents(place, tmp_path / str(changes))["user-data"]
+        assert json.dumps(key) in seed
+        assert not ready.folder.exists()
+        assert not place.intent.exists()
+        assert done("define", generation=generation) == facts
+        done("clear", generation=generation + 1)
+        if not cut:
+            break
+    assert changes > 8, "too few changes seen: the test watches the wrong calls"
 
 
 def test_define_goes_on_after_being_killed_at_any_line(done, place, killed, tmp_path):

@@ -175,19 +175,21 @@ def test_while_the_highstate_runs(site, endless):
 
 def test_while_the_hypervisor_is_away_the_intent_is_kept(site):
     """It went in the midst of making the seed, of which the private key is in what is left."""
-    hypervisor, half = site.hypervisors["hv-dark"], pool(".store-dark-seed.iso.new")
+    hypervisor, prepared = site.hypervisors["hv-dark"], pool(".store-deploy/prepared/store-dark")
     private = "/run/store-deploy-seed-store-dark"
-    begun(site, "dark", "defining", "hv-dark")
-    store_site.until(pathlib.Path(half).exists, 60, "the seed is begun")
+    begun(site, "dark", "preparing", "hv-dark")
+    half = pathlib.Path(prepared, ".seed.iso.new")
+    store_site.until(half.exists, 60, "the seed is begun")
     hypervisor.kill()
     cancel(site, "dark")
     # The pump has looked.
     store_site.until(lambda: "still at work" in site.record("dark").reason, 60, "it is waited for")
     assert site.record("dark").state == "cancelling"
-    assert left(site, "dark") >= {half, private, pool("store-dark.qcow2")}
+    assert left(site, "dark") == {prepared, private}
+    assert half.exists()
     hypervisor.environment = store_site.ENVIRONMENT
     hypervisor.start()
-    cancelled(site, "dark", "defining")
+    cancelled(site, "dark", "preparing")
 
 
 def retried(site, store):

@@ -102,8 +102,14 @@ def test_another_key_under_its_name_gets_no_data(first, site):
 @pytest.mark.parametrize(
     "words",
     [
-        *(f"{verb} 0815" for verb in ("status", "history", "explain", "plan", "advance")),
-        *("list", "doctor hypervisors=False", "reconcile", "notify store=0815"),
+        *(f"{verb} 0815" for verb in ("status", "history", "explain", "advance")),
+        *(
+            "plan 0815 redeploy=True",
+            "list",
+            "doctor hypervisors=False",
+            "reconcile",
+            "notify store=0815",
+        ),
     ],
 )
 def test_a_verb_prints_json(first, site, words):
@@ -115,6 +121,11 @@ def test_a_verb_prints_json(first, site, words):
 def test_a_deployed_store_is_refused_and_untouched(first, site):
     before = store_site.run("virsh", "dumpxml", "store-0815"), site.keys("store-0815")
     revision = site.record("0815").revision
+    plan = site.salt_run("plan", "0815")
+    assert plan.status == 1
+    assert plan.answer["faults"] == [
+        "store 0815 is deployed: to replace its server: salt-run deploy.store 0815 redeploy=True"
+    ]
     done = site.salt_run("store", "0815")
     assert done.status == 1
     assert done.sentences == (
@@ -143,6 +154,14 @@ def test_a_server_is_replaced_if_one_says_so(second, site):
     assert (second.status, second.answer["state"]) == (0, "deployed"), second.stdout
     assert second.answer["generation"] == 2
     assert store_site.run("virsh", "domuuid", "store-0815") != second.before["uuid"]
+
+
+def test_it_is_known_for_how_long_the_store_was_without_a_server(second, site):
+    outage_s = second.answer["evidence"]["outage_s"]
+    change = next(c for c in site.history("0815")[::-1] if c.state == "rebooting")
+    assert change.reason == f"the store was without a server for {outage_s} s"
+    plan = site.salt_run("plan", "0815", "redeploy=True").answer
+    assert plan["outage_s_expected"] == outage_s
 
 
 def test_the_old_server_is_set_aside_in_one_piece(second):

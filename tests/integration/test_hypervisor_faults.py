@@ -204,6 +204,14 @@ def test_a_domain_that_is_not_ours_is_left_alone(site, fails):
     store_site.run("virsh", "undefine", "store-foreign")
 
 
+def test_what_cannot_be_prepared_is_told_and_nothing_is_left(site, fails):
+    site.define("store-tried+trial")
+    why = fails("tried", "preparing")
+    assert why == "there is a domain store-tried+trial, which store-deploy did not make"
+    assert not list(store_site.POOL.glob(".store-deploy/prepared/store-tried*"))
+    store_site.run("virsh", "undefine", "store-tried+trial")
+
+
 def test_a_start_that_always_fails_is_given_up(site, fails):
     site.refuse_starts("store-refused", 99)
     why = fails("refused", "starting")

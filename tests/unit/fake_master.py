@@ -30,6 +30,9 @@ BEGAN = 1_000_000.0
 PATH = [state.name for state in lifecycle.PATH]
 BOOTS_IN_S = 40
 CALLS_EVERY_S = 10
+OFF_FOR_S = 2.5
+"""How long the old server has been off when its clearing is over."""
+
 ASKING = ("facts", "boots", "reboot", "console", "sync_all", "refresh_pillar", "job", "noted")
 """Functions that may be sent again while they run: they only ask, or order at most once."""
 
@@ -130,6 +133,7 @@ class FakeMaster:
         self.booted = []
         self.up = False
         self.guest_key = None
+        self.prepared = None
         self.calls = True
         self.comes_back = True
         self.away = set()
@@ -271,6 +275,10 @@ class FakeMaster:
     def armed(self, minion):
         return minion in self.entries
 
+    def rewrite_autosign(self):
+        with self.point("rewrite"):
+            self.acts.append("rewrite autosign")
+
     def master_public_key(self):
         return pem("master")
 
@@ -371,8 +379,20 @@ class FakeMaster:
         self.facts["image"] = {k: image[k] for k in ("path", "exists", "sha256")}
         return {"image": image}
 
+    def do_prepare(self, generation, spec, master_public_key):
+        disk = {
+            "path": "/pool/.store-deploy/prepared/store-0815/disk.qcow2",
+            "exists": True,
+            "format": "qcow2",
+            "virtual_size": spec["disk_gib"] * GIB,
+            "backing": "/pool/5e.qcow2" if spec["clone"] == "cow" else None,
+        }
+        self.prepared = pem(f"guest of deployment {generation}")
+        return {"disk": disk, "public_key": self.prepared, "trial": None}
+
     def do_clear(self, generation, spec, public_key=None):
         old = self.facts["domain"]
+        off = {"off_for_s": OFF_FOR_S} if old.get("state") == "running" else {}
         self.up = False
         self.facts["domain"] = {"exists": False}
         self.facts["disk"] = {"path": "/pool/store-0815.qcow2", "exists": False}
@@ -383,6 +403,7 @@ class FakeMaster:
             self.facts["set_asides"].append({**aside, **whose})
         return {
             **{key: self.facts[key] for key in ("domain", "disk", "seed")},
+            **off,
             "set_aside": aside,
             "set_asides": [
                 {"path": each["path"], "generation": each["generation"]}
@@ -391,7 +412,9 @@ class FakeMaster:
         }
 
     def do_define(self, generation, spec, master_public_key):
-        self.guest_key = pem(f"guest of deployment {generation}")
+        # A deployment that began before an update has nothing prepared.
+        self.guest_key = self.prepared or pem(f"guest of deployment {generation}")
+        self.prepared = None
         self.facts["domain"] = {
             "exists": True,
             "state": "shut off",
@@ -465,6 +488,7 @@ class FakeMaster:
         }
 
     def do_discard(self, generation, spec):
+        self.prepared = None
         if self.facts["domain"].get("generation") == generation:
             self.up = False
             self.facts["domain"] = {"exists": False}

@@ -30,7 +30,7 @@ from storelib.world import ACCEPTED
 
 NEW = "hv-new"
 OTHER_MACHINE = "0" * 32
-WITH_HYPERVISOR = PATH[2:6]
+WITH_HYPERVISOR = PATH[PATH.index("staging") : PATH.index("booting")]
 """States in which the hypervisor is asked; in later ones its guest's silence ends it."""
 
 

@@ -14,7 +14,10 @@ SPEC = {
     "pool": "/srv/pool",
     "memory_mib": 2048,
     "disk_gib": 20,
+    "cpus": 2,
+    "firmware": "bios",
 }
+CAPABLE = {"machine": "pc-i440fx-7.2", "max_cpus": 255, "firmwares": ["efi"]}
 OURS = {"exists": True, "ours": True, "generation": 1, "state": "shut off"}
 NO_LIBVIRT = {
     "libvirt": {"uri": None, "version": None, "reachable": False, "why": "no socket"},
@@ -76,6 +79,26 @@ FAULTY = {
         {"pool": {"path": "/srv/pool", "exists": True, "free_mib": 1023}},
         "pool /srv/pool has 1023 MiB free, 1024 MiB are needed: make room",
     ),
+    "no inode": (
+        {},
+        {"pool": {"path": "/srv/pool", "exists": True, "free_mib": 5, "inodes_left": False}},
+        "pool /srv/pool has no inode left: remove files there",
+    ),
+    "too many CPUs": (
+        {"cpus": 300},
+        {"capabilities": CAPABLE},
+        "cpus is 300, a guest there can have 255 (machine type pc-i440fx-7.2): lower cpus",
+    ),
+    "no UEFI": (
+        {"firmware": "efi"},
+        {"capabilities": {**CAPABLE, "firmwares": []}},
+        "firmware is efi, and the hypervisor has none: install UEFI for its guests",
+    ),
+    "unsound image": (
+        {},
+        {"image": {"exists": True, "wrong": "the image 5e is marked as corrupt: make it anew"}},
+        "the image 5e is marked as corrupt: make it anew",
+    ),
     "no free memory": (
         {},
         {"free_memory_mib": 2047},
@@ -98,6 +121,25 @@ def test_all_faults_are_told_at_once():
 
 def test_what_exactly_suffices_is_no_fault():
     assert faults(free_memory_mib=2048, pool={"path": "/p", "exists": True, "free_mib": 1024}) == []
+
+
+@pytest.mark.parametrize(
+    "capabilities",
+    [CAPABLE, {}, {"machine": None, "max_cpus": None, "firmwares": None}],
+    ids=["can", "unknown", "says nothing"],
+)
+def test_what_libvirt_does_not_deny_is_no_fault(capabilities):
+    assert faults({"cpus": 255, "firmware": "efi"}, capabilities=capabilities) == []
+
+
+def test_a_disk_that_was_prepared_already_needs_no_room_again():
+    image = {"exists": True, "size": 2048 * 1024**2}
+    pool = {"path": "/p", "exists": True, "free_mib": 1024 + 48}
+    assert faults(pool=pool, image=image)
+    assert faults(pool=pool, image=image, prepared={"size": 2000 * 1024**2}) == []
+    # It is another's, and makes room for this one, but no more than it has.
+    pool["free_mib"] = 1023
+    assert faults(pool=pool, image=image, prepared={"size": 9000 * 1024**2})
 
 
 def test_the_memory_of_the_old_server_counts_as_free_while_it_runs():

@@ -22,8 +22,9 @@ ENDS = {
 
 def test_the_path_is_the_one_that_the_design_promises():
     assert [
-        *("awaiting_hypervisor", "queued", "staging", "clearing", "defining", "starting"),
-        *("booting", "rebooting", "configuring", "restarting", "verifying", "finishing"),
+        *("awaiting_hypervisor", "queued", "staging", "preparing", "clearing", "defining"),
+        *("starting", "booting", "rebooting", "configuring", "restarting", "verifying"),
+        "finishing",
     ] == NAMES
 
 

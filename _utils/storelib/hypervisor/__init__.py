@@ -131,11 +131,27 @@ def free(path: Path) -> int:
     return usage.f_bavail * usage.f_frsize
 
 
+def inodes_left(path: Path) -> bool:
+    """Say whether another file can be made under the path; some file systems have no limit."""
+    usage = os.statvfs(path)
+    return not usage.f_files or usage.f_favail > 0
+
+
 def no_space(path: Path, needed: int) -> Fault:
     """Return the fault that says that the pool is full."""
+    if not inodes_left(path):
+        return no_inode(path)
     return Fault(
         f"no free disk in {path}: {-(-needed // MIB)} MiB needed, {free(path) // MIB} MiB free",
         "make room in the pool",
+    )
+
+
+def no_inode(path: Path) -> Fault:
+    """Return the fault that says that no file can be made there, however much room there is."""
+    return Fault(
+        f"no inode left in {path}: its file system takes no more files",
+        f"remove files there; df -i {path} shows it",
     )
 
 
@@ -193,6 +209,8 @@ def read_json(path: Path) -> Any:
 def of_system(err: OSError, pool: Path | None) -> Fault:
     """Return the fault that an error of the operating system amounts to."""
     if err.errno == errno.ENOSPC and pool:
+        if not inodes_left(pool):
+            return no_inode(pool)
         return Fault(
             f"no free disk in {pool}: {free(pool) // MIB} MiB free",
             "make room in the pool",

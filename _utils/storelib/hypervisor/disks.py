@@ -10,13 +10,35 @@ import os
 from pathlib import Path
 from typing import Any
 
-from storelib.hypervisor import GIB, Fault, free, no_space, run, sync, unfinished
+from storelib.hypervisor import (
+    GIB,
+    MIB,
+    Fault,
+    free,
+    inodes_left,
+    no_inode,
+    no_space,
+    run,
+    sync,
+    unfinished,
+)
+from storelib.judge import FIRST_BOOT_MIB
 
 
 def info(path: Path) -> dict[str, Any]:
     """Return the disk's format, virtual size in bytes and backing file as qemu-img reads them."""
+    return _info(_read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     # A running guest holds the lock that qemu-img would want.
-    read = json.loads(run("qemu-img", "info", "--force-share", "--output=json", path))
+    read: dict[str, Any] = json.loads(
+        run("qemu-img", "info", "--force-share", "--output=json", path)
+    )
+    return read
+
+
+def _info(read: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": read["format"],
         "virtual_size": read["virtual-size"],
@@ -33,21 +55,55 @@ def facts(path: Path) -> dict[str, Any]:
     return found
 
 
-def fit(image: Path, size_gib: int) -> None:
-    """Raise :class:`Fault` if a disk of that size, in GiB, is smaller than the image."""
-    size = info(image)["virtual_size"]
+def whole(image: Path, name: object) -> None:
+    """
+    Raise :class:`Fault` if the image, called by that name, is not a qcow2 that is all there.
+
+    A checksum says nothing of other files that an image needs, or of a mark that it is damaged.
+    """
+    read = _read(image)
+    data = read.get("format-specific", {}).get("data", {})
+    for wrong, why, mend in (
+        (read["format"] != "qcow2", "is not in the format qcow2", "convert the image"),
+        ("backing-filename" in read, "needs another file (backing file)", "flatten it"),
+        ("data-file" in data, "needs another file (external data file)", "convert the image"),
+        (read.get("encrypted"), "is encrypted, which no guest here could open", "decrypt it"),
+        (data.get("corrupt"), "is marked as corrupt", "make it anew, or: qemu-img check -r all"),
+    ):
+        if wrong:
+            raise Fault(f"the image {name} {why}", mend)
+
+
+def fit(image: Path, size_gib: int, mode: str) -> None:
+    """Raise :class:`Fault` if no disk of that size, in GiB, can be made from the image."""
+    read = _read(image)
+    size = read["virtual-size"]
     if size > size_gib * GIB:
         raise Fault(
             f"the disk ({size_gib} GiB) is smaller than the image ({size / GIB:g} GiB)",
             "raise disk_gib in the pillar",
         )
+    compat = read.get("format-specific", {}).get("data", {}).get("compat")
+    if mode == "copy" and compat == "0.10" and read.get("snapshots"):
+        raise Fault(
+            "the image cannot be grown: it is a qcow2 of version 2 (compat 0.10) with snapshots in "
+            "it",
+            "delete its snapshots, or convert it: qemu-img convert -O qcow2",
+        )
 
 
-def room(image: Path, disk: Path) -> None:
-    """Raise :class:`Fault` if an independent copy of the image has no room beside the disk."""
-    needed = image.stat().st_blocks * 512
-    if needed > free(disk.parent):
-        raise no_space(disk.parent, needed)
+def room(image: Path, folder: Path, mode: str, there: int = 0) -> None:
+    """
+    Raise :class:`Fault` if a disk made from the image, and a first boot, have no room there.
+
+    there
+        Bytes of a disk that is there already: it is this one, or will make room for it.
+    """
+    if not inodes_left(folder):
+        raise no_inode(folder)
+    needed = FIRST_BOOT_MIB * MIB + (image.stat().st_blocks * 512 if mode == "copy" else 0)
+    if needed - there > free(folder):
+        raise no_space(folder, needed - there)
 
 
 def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
@@ -59,7 +115,7 @@ def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
     mode
         ``copy`` (independent of the image) or ``cow`` (has the image as its backing file).
     """
-    fit(image, size_gib)
+    fit(image, size_gib, mode)
     partial = unfinished(disk)
     partial.unlink(missing_ok=True)
     if mode == "cow":
@@ -68,7 +124,6 @@ def clone(image: Path, disk: Path, size_gib: int, mode: str) -> None:
             *(image, partial, f"{size_gib}G"),
         )
     else:
-        room(image, disk)
         run("cp", "--sparse=always", "--reflink=auto", image, partial)
         run("qemu-img", "resize", "-q", "-f", "qcow2", partial, f"{size_gib}G")
     partial.chmod(0o600)

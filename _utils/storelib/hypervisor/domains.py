@@ -17,6 +17,9 @@ from xml.etree import ElementTree
 from storelib import orders
 from storelib.hypervisor import MIB, Fault, Place, read_json
 
+TRIAL = "+trial"
+"""Ends the names of domains that are only defined as a trial: no minion ID can."""
+
 NAMESPACE = "https://store-deploy.dev/xmlns/domain/1"
 ElementTree.register_namespace("store-deploy", NAMESPACE)
 
@@ -128,6 +131,50 @@ def resolved(virt_type: str, usable: list[str]) -> str | None:
     return next((each for each in ("kvm", "xen", "qemu") if each in usable), None)
 
 
+def trial_of(minion_id: str) -> str:
+    """Return the name of the domain under which a server's definition is tried."""
+    return minion_id + TRIAL
+
+
+def is_trial(name: str) -> bool:
+    """Say whether a domain is only a trial, which uses no disk."""
+    return name.endswith(TRIAL)
+
+
+@contextlib.contextmanager
+def refusals(connection: Any) -> Iterator[None]:
+    """Let what libvirt refuses be a fault of the definition, unless libvirt went away."""
+    libvirt = importlib.import_module("libvirt")
+    try:
+        yield
+    except libvirt.libvirtError as err:
+        # A question to it raises, and is seen, if it is gone.
+        connection.listAllDomains()
+        raise refused(err.get_error_message()) from None
+
+
+def refused(why: str) -> Fault:
+    """Return the fault that says that a definition is refused."""
+    return Fault(f"libvirt refuses the new server: {why}", "correct the pillar or the hypervisor")
+
+
+def capabilities(connection: Any, virt_type: str) -> dict[str, Any]:
+    """Return what hardware guests of that type can have here, as far as libvirt can say."""
+    libvirt = importlib.import_module("libvirt")
+    try:
+        told = connection.getDomainCapabilities(None, platform.machine(), None, virt_type)
+    except libvirt.libvirtError:
+        connection.listAllDomains()
+        return {}
+    known = ElementTree.fromstring(told)
+    cpus, firmwares = known.find("vcpu"), known.find("os/enum[@name='firmware']")
+    return {
+        "machine": known.findtext("machine"),
+        "max_cpus": None if cpus is None else int(cpus.get("max", "0")) or None,
+        "firmwares": None if firmwares is None else [each.text for each in firmwares],
+    }
+
+
 def free_memory_mib(connection: Any) -> int:
     """Return the memory that a new guest can have, in MiB."""
     if connection.getType() == "Xen":
@@ -204,6 +251,19 @@ def sources(defined: ElementTree.Element) -> list[str]:
         for disk in defined.iterfind("devices/disk[@device='disk']")
         for source in disk.iterfind("source")
     ]
+
+
+def hardware(domain: Any) -> dict[str, Any]:
+    """Return what a definition came to."""
+    defined = description(domain)
+    macs = defined.iterfind("devices/interface/mac")
+    return {
+        "cpus": int(defined.findtext("vcpu") or 0),
+        "memory_mib": int(defined.findtext("memory") or 0) // 1024,
+        "macs": [mac.get("address", "").lower() for mac in macs],
+        "disk": next(iter(sources(defined)), None),
+        "autostart": bool(domain.autostart()),
+    }
 
 
 def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict[str, Any]:

@@ -61,12 +61,11 @@ def stage(source: str, image: Path, sha256: str, get_file: Callable[[str, str], 
                 f"the image {source} has the sha256 {found}, the pillar says {sha256}",
                 "correct image.sha256 in the pillar or the file at the source",
             )
-        if disks.info(part)["format"] != "qcow2":
+        try:
+            disks.whole(part, source)
+        except Fault:
             part.unlink()
-            raise Fault(f"the image {source} is not in the format qcow2", "convert the image")
-        if disks.info(part)["backing"]:
-            part.unlink()
-            raise Fault(f"the image {source} needs another file (backing file)", "flatten it")
+            raise
         part.chmod(0o644)
         sync(part)
         # Over a damaged one: clones that have it as their backing file find the right content.
@@ -79,7 +78,18 @@ def facts(image: Path) -> dict[str, Any]:
     """Return whether the image is in the cache, and what is known of it if it was verified."""
     verified = recorded(image)
     found = {"path": str(image), "exists": image.exists(), "sha256": verified}
-    return {**found, "size": image.stat().st_size, **disks.info(image)} if verified else found
+    if not verified:
+        return found
+    return {**found, "size": image.stat().st_size, **disks.info(image), "wrong": wrong(image)}
+
+
+def wrong(image: Path) -> str:
+    """Say what keeps a cached image from being used though its checksum is right."""
+    try:
+        disks.whole(image, image.stem)
+    except Fault as fault:
+        return f"{fault}: {fault.hint}"
+    return ""
 
 
 def recorded(image: Path) -> str | None:

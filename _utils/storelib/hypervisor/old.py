@@ -56,8 +56,29 @@ def opened(place: Place, note: Mapping[str, Any]) -> Path:
         partial = final.with_name(final.name + SUFFIX)
         partial.mkdir(mode=0o700)
     known = read_json(partial / NOTE) or note
-    write(partial / NOTE, json.dumps({**note, "generation": known["generation"]}))
+    # When the server ended is of the clearing that is under way, if it was killed after that.
+    same = known.get("cleared_for") == note["cleared_for"]
+    ended = {"ended": known["ended"]} if same and "ended" in known else {}
+    write(partial / NOTE, json.dumps({**note, **ended, "generation": known["generation"]}))
     return partial
+
+
+def note_end(partial: Path) -> None:
+    """Note that the server has just ended, by a clock that nobody sets."""
+    ended = {"boot_id": _boot_id(), "at": time.clock_gettime(time.CLOCK_BOOTTIME)}
+    write(partial / NOTE, json.dumps({**(read_json(partial / NOTE) or {}), "ended": ended}))
+
+
+def ended(aside: Path) -> dict[str, float]:
+    """Return for how many seconds the server is off, if it ran until it was set aside."""
+    noted = (read_json(aside / NOTE) or {}).get("ended")
+    if not noted or noted["boot_id"] != _boot_id():
+        return {}
+    return {"off_for_s": round(time.clock_gettime(time.CLOCK_BOOTTIME) - noted["at"], 1)}
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _name(generation: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from storelib.hypervisor import Fault, Place, disks, domains, old
+from storelib.hypervisor import Fault, Place, disks, domains, new_server, old
 
 Part = dict[str, Any]
 
@@ -31,6 +31,7 @@ def files(place: Place, nvram: Path) -> list[Part]:
     rotated = re.compile(re.escape(place.console.name) + r"(\.\d+)?")
     named = [
         *(("disk", place.disk), ("nvram", nvram), ("seed", place.seed)),
+        ("prepared", new_server.of(place).folder),
         *(("console", path) for path in _in(place.console.parent) if rotated.fullmatch(path.name)),
         *(("set_aside", path) for path in _in(place.set_asides)),
     ]
@@ -63,7 +64,7 @@ def needed(connection: Any, place: Place, going: Sequence[Part]) -> dict[Path, s
     found = {
         Path(file).resolve(): f"it is a disk of the domain {domain.name()}"
         for domain in connection.listAllDomains()
-        if domain.name() != place.minion_id
+        if domain.name() != place.minion_id and not domains.is_trial(domain.name())
         for file in domains.sources(domains.description(domain))
         if file
     }

@@ -457,7 +457,7 @@ def _sealed_facts(
     )
 
 
-def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
+def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False) -> dict[str, Any]:
     """Say what a deployment would do, from the hypervisor's facts; touch nothing."""
     settings.check(opts, "max_active")
     with ledger(opts) as books, world(opts) as master:
@@ -474,9 +474,14 @@ def plan(opts: dict, store: str, hypervisor: str | None) -> dict[str, Any]:
             faults = judge.hypervisor(plain, _facts(answer, name, store, generation, "facts"))
         except Refused as err:
             faults = [err.reason]
+        try:
+            flow.check_begin(books, spec, redeploy)
+        except Refused as err:
+            faults.append(f"{err.reason}: {err.hint}")
         return {
             "store": store,
             "generation": generation,
+            **views.expected_outage(record, books.all()),
             "hypervisor": name,
             "now": record.state if record else "never deployed",
             "spec": plain,

@@ -121,6 +121,10 @@ class SaltWorld:
         """Remove the autosign entry."""
         self.autosign.disarm(minion)
 
+    def rewrite_autosign(self) -> None:
+        """Write the autosign file as it is."""
+        self.autosign.rewrite()
+
     def master_public_key(self) -> str:
         """Read the master's public key."""
         return (Path(self.opts["pki_dir"]) / "master.pub").read_text()

@@ -21,7 +21,7 @@ import sys
 import threading
 
 SOCKET = "/srv/faults.sock"
-ACTS = ("publish", "purge_key", "accept_key", "arm", "disarm")
+ACTS = ("publish", "purge_key", "accept_key", "arm", "disarm", "rewrite_autosign")
 
 here = threading.local()
 

@@ -100,9 +100,10 @@ def test_what_exactly_suffices_is_no_fault():
     assert faults(free_memory_mib=2048, pool={"path": "/p", "exists": True, "free_mib": 1024}) == []
 
 
-def test_the_memory_of_the_old_server_counts_as_free_while_it_runs():
+@pytest.mark.parametrize("state", ["running", "blocked", "paused"])
+def test_the_memory_of_the_old_server_counts_as_free_while_it_is_on(state):
     old = {**OURS, "memory_mib": 2048}
-    assert faults(free_memory_mib=100, domain={**old, "state": "running"}) == []
+    assert faults(free_memory_mib=100, domain={**old, "state": state}) == []
     assert faults(free_memory_mib=100, domain=old)
 
 

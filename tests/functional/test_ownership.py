@@ -318,6 +318,20 @@ def test_what_a_process_has_open_is_not_touched(done, refused, connection, place
     assert done("clear", generation=3)["set_aside"]
 
 
+def test_what_a_loop_device_has_open_is_not_touched(done, refused, place, hasty):
+    done("stage", "define")
+    made = subprocess.run(
+        ["losetup", "--find", "--show", place.disk], check=True, capture_output=True, text=True
+    )
+    device = made.stdout.strip()
+    try:
+        assert refused("clear", generation=2) == (
+            f"{place.disk} is not touched: it is behind the device {device}"
+        )
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 def test_a_process_that_has_only_just_a_look_is_waited_for(done, place):
     done("stage", "define")
     with place.disk.open("rb") as opened, subprocess.Popen(["sleep", "1"], stdin=opened):

@@ -111,8 +111,8 @@ def refuse(
 def refuse_renamed(connection: Any, place: Place, store: str) -> None:
     """Raise :class:`Fault` if the store's server is there under a name that somebody gave it."""
     for domain in _others(connection, place):
-        whose = domains.metadata(domains.description(domain)) or {}
-        if whose.get("store") != store:
+        known = (domains.metadata(defined) or {} for defined in _definitions(domain))
+        if store not in (whose.get("store") for whose in known):
             continue
         # A copy of the server has our metadata, too, and disks with other names.
         if place.disk.name in (file.name for file in _chain_of(connection, domain)):

@@ -37,6 +37,7 @@ from storelib.hypervisor import (
     free,
     guest,
     images,
+    in_use,
     inodes_left,
     new_server,
     of_system,
@@ -157,7 +158,9 @@ def _at_work(spec, order=None, step=""):
 def _ours(connection, spec, place):
     """Return the facts of the store's domain; a domain of its name that is not ours is refused."""
     known = domains.facts(connection, spec, place)
-    if known["exists"] and not known["ours"]:
+    if not known["exists"]:
+        in_use.refuse_renamed(connection, place, spec["store"])
+    elif not known["ours"]:
         raise Fault(
             f"the domain {spec['minion_id']} on this hypervisor does not belong to "
             f"store {spec['store']}",
@@ -167,13 +170,10 @@ def _ours(connection, spec, place):
 
 
 def _in_pool(connection, spec, place):
-    """Return the facts of the store's domain, whose disk must be where the pillar says."""
+    """Return the facts of the store's domain, whose disks must be where the pillar says."""
     known = _ours(connection, spec, place)
-    if known["exists"] and known["disks"][:1] not in ([], [str(place.disk)]):
-        raise Fault(
-            f"the system disk of {spec['minion_id']} is {known['disks'][0]}, not {place.disk}",
-            "correct pool in the pillar, or move the disks and edit the domain",
-        )
+    if known["exists"]:
+        in_use.refuse_moved(connection, place, [each["name"] for each in spec["data_disks"]])
     return known
 
 
@@ -187,7 +187,7 @@ def _defined_by(connection, spec, place, generation, deployment):
             f"the domain {spec['minion_id']} of deployment {generation} is not defined",
             f"salt-run deploy.store {spec['store']} makes it anew",
         )
-    return domains.lookup(connection, spec["minion_id"])
+    return domains.kept(connection, domains.lookup(connection, spec["minion_id"]))
 
 
 def _seed_facts(place):
@@ -450,6 +450,9 @@ def clear(spec, generation, order, public_key=None, nonce=""):
     """
     with _at_work(spec, order, "clear") as (connection, place):
         known = _in_pool(connection, spec, place)
+        domain = domains.lookup(connection, spec["minion_id"])
+        going = [place.disk, _nvram(domain, place), place.seed]
+        in_use.refuse(connection, place, going, domain, loose=False)
         old.taken_back(place)
         left = place.disk.exists() or place.nvram.exists() or old.begun(place)
         if known["exists"] or left:
@@ -478,6 +481,7 @@ def _set_aside(connection, spec, place, known, deployment, public_key):
     if key := key or (public_key if not (partial / old.PUBLIC_KEY).exists() else None):
         write(partial / old.PUBLIC_KEY, key)
     if domain:
+        domain = domains.kept(connection, domain)
         definition = domains.definition(domain)
         write(partial / old.DOMAIN, definition)
         # Or a hypervisor that restarts meanwhile would start it again.
@@ -554,7 +558,10 @@ def restore(spec, generation, order, of, nonce=""):
 
 def _put_back(connection, spec, place, known, of):
     aside = old.restoring(place) or old.newest(place, known, of)
-    old.check(aside, spec, place, known, of)
+    # Of a restore that goes on the domain may be there already.
+    domain = domains.lookup(connection, spec["minion_id"])
+    in_use.refuse(connection, place, [aside, place.disk], domain, loose=False)
+    old.check(connection, aside, spec, place, known, of)
     _swept(spec, place)
     place.restored.unlink(missing_ok=True)
     begun = old.taken_out(aside)
@@ -754,7 +761,8 @@ def _attempt(connection, name, steady_s, found):
     """Start the domain unless it runs, and return what went wrong."""
     if domains.running_as(connection, name) is None:
         try:
-            __salt__["virt.start"](name)
+            if not domains.woken(connection, name):
+                __salt__["virt.start"](name)
         except Exception as err:  # virt.start lets libvirt's own exceptions through
             return str(err)
         found["started_at"] = datetime.datetime.now(datetime.timezone.utc).isoformat(
@@ -764,7 +772,8 @@ def _attempt(connection, name, steady_s, found):
     if run is None or domains.awaited(
         lambda: domains.running_as(connection, name) != run, steady_s
     ):
-        return f"it did not run for {steady_s} s without a break"
+        stands = domains.stands(connection, name)
+        return stands or f"it did not run for {steady_s} s without a break"
     return ""
 
 
@@ -846,15 +855,19 @@ def discard(spec, generation, order, nonce=""):
         known = domains.facts(connection, spec, place)
         intent = _intent(spec, generation, order)
         if known["exists"] and known["ours"] and known["deployment"] == order["deployment"]:
+            _in_pool(connection, spec, place)
             domain = domains.lookup(connection, spec["minion_id"])
+            going = [place.disk, _nvram(domain, place), place.seed]
+            in_use.refuse(connection, place, going, domain)
             # Killed from here on, the next call still knows whose files these are.
             folder(place.intent.parent)
             write(place.intent, json.dumps(intent))
-            if domain.isActive():
-                domain.destroy()
+            domain = domains.kept(connection, domain)
+            domains.destroy(domain)
             _nvram(domain, place).unlink(missing_ok=True)
             domains.undefine(domain)
         if read_json(place.intent) == intent:
+            in_use.refuse(connection, place, [place.disk, place.nvram, place.seed])
             place.disk.unlink(missing_ok=True)
             place.nvram.unlink(missing_ok=True)
             _swept(spec, place)
@@ -922,6 +935,7 @@ def retire(spec, generation, order=None, data_disks=False, remove=False, nonce="
         parts += remains.files(place, _nvram(domain, place))
         defined = [domains.description(domain)] if domain else []
         stay = remains.data_disks(
+            connection,
             place,
             [each["name"] for each in spec["data_disks"]],
             [*defined, *remains.definitions(place)],
@@ -929,17 +943,20 @@ def retire(spec, generation, order=None, data_disks=False, remove=False, nonce="
         if data_disks:
             # Last, thus removed first: while a definition is there it says which these are.
             parts, stay = [*parts, *stay], []
-        needed = remains.needed(connection, place, parts)
+        needed = remains.needed(connection, place, parts, domain)
         if remove and domain:
+            domain = domains.kept(connection, domain)
             domain.setAutostart(False)
             domains.switch_off(domain)
         found = remains.removed(connection, parts, needed, remove)
         if remove:
-            _swept(spec, place)
+            if not needed.of(place.seed):
+                _swept(spec, place)
             place.restored.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 place.set_asides.rmdir()
         found["kept"] += [{**each, "why": "data_disks=True was not given"} for each in stay]
+        found["kept"] += remains.unreadable(place)
         return found
 
 
@@ -964,7 +981,8 @@ def prune(spec, generation, older_than_s, order=None, remove=False, nonce=""):
         What the runner sends to have the report sealed for its question.
 
     older_than_s
-        Age in seconds, by the date in the name of the folder.
+        Age in seconds, by the date in the name of the folder, and of those that came before it: a
+        wrong clock makes none older than it is.
 
     remove
         Without it nothing is changed.
@@ -987,11 +1005,13 @@ def prune(spec, generation, older_than_s, order=None, remove=False, nonce=""):
             fence.present(spec["store"], _machine_id(), ordered)
         parts = [
             {**each, "what": "set_aside"}
-            for each in old.listing(place)
-            if each["complete"] and time.time() - each["at"] >= older_than_s
+            for each, age in old.aged(old.listing(place), time.time())
+            if each["complete"] and age >= older_than_s
         ]
         needed = remains.needed(connection, place, parts)
-        return remains.removed(connection, parts, needed, remove)
+        found = remains.removed(connection, parts, needed, remove)
+        found["kept"] += remains.unreadable(place)
+        return found
 
 
 def _ordered(order, remove):

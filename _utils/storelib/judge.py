@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from storelib.domain_states import ON
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -58,7 +60,7 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
             "make room (set-aside servers are in its folder .store-deploy/set-aside)"
         )
     # What the old guest has is given back before the new one starts.
-    old_mib = domain.get("memory_mib", 0) if domain.get("state") == "running" else 0
+    old_mib = domain.get("memory_mib", 0) if domain.get("state") in ON else 0
     if spec["memory_mib"] > facts["free_memory_mib"] + old_mib:
         yield (
             f"{facts['free_memory_mib'] + old_mib} MiB of memory are free, memory_mib asks for "

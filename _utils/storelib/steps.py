@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from storelib import judge, lifecycle, spec
+from storelib.domain_states import RUNNING
 from storelib.errors import Fault, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
-from storelib.turn import RUNNING, Replaced, Turn, Waiting
+from storelib.turn import Replaced, Turn, Waiting
 from storelib.world import ACCEPTED, World
 
 log = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ def defining(turn: Turn) -> Evidence:
 
 
 def awake(turn: Turn) -> None:
-    """Start the guest of a deployment that is retried, if it is off; nobody else would."""
+    """Start the guest of a deployment that is retried, if it is off or paused: none else would."""
 
     def runs() -> bool:
         domain = turn.on_hypervisor("facts", quick=True).facts["domain"]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from storelib import __version__, lifecycle, orders, report
+from storelib.domain_states import ON
 from storelib.errors import Fault
 from storelib.ledger import TURN_S, Job, Ledger, Record
 from storelib.world import ACCEPTED, Returned, World
@@ -38,9 +39,6 @@ EARLIER = 5
 
 FENCE_S = 45.0
 """How long another hypervisor of the store has to say whether it runs the store's server."""
-
-RUNNING = frozenset({"running", "blocked", "paused", "shutting down"})
-"""libvirt's states of a domain that is on."""
 
 MENDS: dict[str, dict[str, Any]] = {
     "saltutil.sync_all": {},
@@ -335,7 +333,7 @@ class Turn:
                 f"{other} may run the store's server and cannot say so: {why}; if it is no "
                 f"hypervisor any more, delete its key: salt-key -d {other}"
             )
-        return bool(domain.get("ours") and domain["state"] in RUNNING)
+        return bool(domain.get("ours") and domain["state"] in ON)
 
     def _fence(self, other: str, known: dict[str, Any]) -> None:
         evidence = self.record.evidence

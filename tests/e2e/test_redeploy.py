@@ -108,7 +108,7 @@ def test_faults_on_its_way_cost_time_and_nothing_else(stores, replaced):
 
 
 def test_the_old_server_is_set_aside_as_a_whole(first, set_aside):
-    assert re.fullmatch(r"g1-\d{4}-\d\d-\d\dT\d{6}Z", set_aside.name)
+    assert re.fullmatch(r"0001-g1-\d{4}-\d\d-\d\dT\d{6}Z", set_aside.name)
     assert {path.name for path in set_aside.iterdir()} >= {"disk.qcow2", "domain.xml", "minion.pub"}
     assert first.uuid in (set_aside / "domain.xml").read_text()
     assert {"minions": (set_aside / "minion.pub").read_text().strip()} == first.keys
@@ -178,4 +178,4 @@ def test_a_rollback_brings_the_first_server_back_as_it_was(stores, first, rolled
 
 def test_what_the_rollback_replaced_is_set_aside(stores, rolled_back):
     (folder,) = (stores.pool / ".store-deploy/set-aside/store-0815").iterdir()
-    assert folder.name.startswith("g2-")
+    assert folder.name.startswith("0002-g2-")

@@ -196,7 +196,7 @@ class MasterKilled(Fault):
     def lost(self):
         folder = store_site.POOL / ".store-deploy/set-aside" / self.minions[1]
         asides = {
-            path.name.partition("-")[0]: {file.name for file in path.iterdir()}
+            path.name.split("-")[1]: {file.name for file in path.iterdir()}
             for path in folder.glob("*")
         }
         whole = {"disk.qcow2", "domain.xml", "minion.pub", "set-aside.json"}

@@ -1500,7 +1500,7 @@ def test_an_old_server_is_set_aside_as_a_whole(done, connection, place, impatien
 
     facts = done("clear", generation=2)
     aside = pathlib.Path(facts["set_aside"]["path"])
-    assert re.fullmatch(r"g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
+    assert re.fullmatch(r"0001-g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
     assert aside.parent == place.own / "set-aside" / "store-0815"
     assert set(facts["set_aside"]["files"]) == {
         *("disk.qcow2", "domain.xml", "nvram.fd", "minion.pub", "set-aside.json"),

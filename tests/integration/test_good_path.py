@@ -166,7 +166,7 @@ def test_it_is_known_for_how_long_the_store_was_without_a_server(second, site):
 
 def test_the_old_server_is_set_aside_in_one_piece(second):
     (aside,) = (store_site.POOL / ".store-deploy/set-aside/store-0815").iterdir()
-    assert re.fullmatch(r"g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
+    assert re.fullmatch(r"0001-g1-\d{4}-\d\d-\d\dT\d{6}Z", aside.name)
     assert {"disk.qcow2", "domain.xml", "minion.pub"} <= {path.name for path in aside.iterdir()}
     assert second.before["uuid"].strip() in (aside / "domain.xml").read_text()
     assert (aside / "minion.pub").read_text().strip() == second.before["key"]
@@ -208,7 +208,7 @@ def test_the_server_that_was_put_back_has_its_data_again(third, site):
 
 def test_the_replaced_server_is_set_aside_in_its_place(third):
     (aside,) = (store_site.POOL / ".store-deploy/set-aside/store-0815").iterdir()
-    assert aside.name.startswith("g2-")
+    assert aside.name.startswith("0002-g2-")
 
 
 def test_what_is_set_aside_is_shown_first_and_pruned_only_with_the_flag(third, site):

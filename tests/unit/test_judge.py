@@ -142,9 +142,10 @@ def test_a_disk_that_was_prepared_already_needs_no_room_again():
     assert faults(pool=pool, image=image, prepared={"size": 9000 * 1024**2})
 
 
-def test_the_memory_of_the_old_server_counts_as_free_while_it_runs():
+@pytest.mark.parametrize("state", ["running", "blocked", "paused"])
+def test_the_memory_of_the_old_server_counts_as_free_while_it_is_on(state):
     old = {**OURS, "memory_mib": 2048}
-    assert faults(free_memory_mib=100, domain={**old, "state": "running"}) == []
+    assert faults(free_memory_mib=100, domain={**old, "state": state}) == []
     assert faults(free_memory_mib=100, domain=old)
 
 

@@ -407,6 +407,15 @@ def test_a_retry_goes_on_where_it_failed_and_keeps_what_was_made(master, state):
     assert started == 1 + (state in ("starting", "booting")), "a guest that runs is not started"
 
 
+@pytest.mark.parametrize(("domain", "starts"), [("running", 1), ("paused", 2), ("shut off", 2)])
+def test_a_retry_starts_a_guest_that_does_not_go_on(master, domain, starts):
+    broken(master, "configuring")
+    master.facts["domain"]["state"] = domain
+    said(master, "retry")
+    master.run(until=lambda record: record.state == "restarting")
+    assert ran(master).count("store_hypervisor.start") == starts
+
+
 def test_a_retry_waits_for_a_slot(master):
     broken(master, "configuring")
     said(master, "retry")

@@ -198,12 +198,13 @@ def sync(path: Path) -> None:
         os.close(number)
 
 
-def read_json(path: Path) -> Any:
-    """Return the file's content, ``None`` if there is none that can be read."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in the file, ``None`` if there is none that can be read."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def of_system(err: OSError, pool: Path | None) -> Fault:

@@ -15,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from storelib import orders
+from storelib.domain_states import ON, RUNNING, STATES
 from storelib.hypervisor import MIB, Fault, Place, read_json
 
 TRIAL = "+trial"
@@ -22,15 +23,6 @@ TRIAL = "+trial"
 
 NAMESPACE = "https://store-deploy.dev/xmlns/domain/1"
 ElementTree.register_namespace("store-deploy", NAMESPACE)
-
-STATES = (
-    *("no state", "running", "blocked", "paused", "shutting down", "shut off", "crashed"),
-    "suspended",
-)
-"""libvirt's domain states by their number."""
-
-RUNNING = frozenset({"running", "blocked"})
-"""Blocked is what Xen calls a running domain that has nothing to do."""
 
 SHUTDOWN_S = 60
 """Seconds that a guest has for its shutdown before it is switched off."""
@@ -84,6 +76,17 @@ def connected(uri: str | None, patience_s: float | None = None) -> Iterator[Any]
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.close()
+
+
+@contextlib.contextmanager
+def passing_over(*refusals: str) -> Iterator[None]:
+    """Pass over what libvirt refuses for one of these reasons, such as that nothing is there."""
+    libvirt = importlib.import_module("libvirt")
+    try:
+        yield
+    except libvirt.libvirtError as err:
+        if err.get_error_code() not in {getattr(libvirt, f"VIR_ERR_{why}") for why in refusals}:
+            raise
 
 
 def pool_path(connection: Any, pool: str) -> Path:
@@ -222,6 +225,43 @@ def state(domain: Any) -> str:
     return STATES[domain.state()[0]]
 
 
+def kept(connection: Any, domain: Any) -> Any:
+    """
+    Return the domain, whose definition is there whatever becomes of its guest.
+
+    One that somebody undefined while it ran would be gone with its guest, and with it what it says.
+    """
+    with passing_over("NO_DOMAIN"):
+        if not domain.isPersistent():
+            return connection.defineXML(definition(domain))
+    return domain
+
+
+def woken(connection: Any, name: str) -> bool:
+    """Let the guest go on if it stands still; return whether it did."""
+    domain = lookup(connection, name)
+    if domain is None or state(domain) not in ("paused", "suspended"):
+        return False
+    if state(domain) == "paused":
+        domain.resume()
+    else:
+        domain.pMWakeup(0)
+    return True
+
+
+def stands(connection: Any, name: str) -> str:
+    """Return how the guest stands still, and why, if it is on and does."""
+    libvirt = importlib.import_module("libvirt")
+    domain = lookup(connection, name)
+    if domain is None or state(domain) not in ON - RUNNING:
+        return ""
+    reason = domain.state()[1] if state(domain) == "paused" else None
+    if reason == libvirt.VIR_DOMAIN_PAUSED_STARTING_UP:
+        return ""
+    full = reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR
+    return f"it is {state(domain)}{', for its disk cannot be written' if full else ''}"
+
+
 def running_as(connection: Any, name: str) -> int | None:
     """Return the ID of the domain's present run, ``None`` if it does not run."""
     # Asked anew each time: a domain object keeps the ID that it was looked up with.
@@ -244,13 +284,30 @@ def running(domain: Any) -> ElementTree.Element:
     return ElementTree.fromstring(domain.XMLDesc())
 
 
-def sources(defined: ElementTree.Element) -> list[str]:
+def sources(connection: Any, defined: ElementTree.Element) -> list[str]:
     """Return the files behind the domain's disks."""
     return [
-        source.get("file", "")
+        source_path(connection, source)
         for disk in defined.iterfind("devices/disk[@device='disk']")
         for source in disk.iterfind("source")
     ]
+
+
+def source_path(connection: Any, source: ElementTree.Element) -> str:
+    """Return the local path that a disk's source means; empty for one on the network."""
+    if pool := source.get("pool"):
+        return _volume_path(connection, pool, source.get("volume", ""))
+    return source.get("file") or source.get("dev") or ""
+
+
+def _volume_path(connection: Any, pool: str, volume: str) -> str:
+    target = None
+    # The pool is not started, or the file came after its last refresh.
+    with passing_over("NO_STORAGE_POOL", "NO_STORAGE_VOL", "OPERATION_INVALID"):
+        found = connection.storagePoolLookupByName(pool)
+        target = ElementTree.fromstring(found.XMLDesc()).findtext("target/path")
+        return str(found.storageVolLookupByName(volume).path())
+    return f"{target}/{volume}" if target else ""
 
 
 def hardware(domain: Any) -> dict[str, Any]:
@@ -261,7 +318,7 @@ def hardware(domain: Any) -> dict[str, Any]:
         "cpus": int(defined.findtext("vcpu") or 0),
         "memory_mib": int(defined.findtext("memory") or 0) // 1024,
         "macs": [mac.get("address", "").lower() for mac in macs],
-        "disk": next(iter(sources(defined)), None),
+        "disk": next(iter(sources(domain.connect(), defined)), None),
         "autostart": bool(domain.autostart()),
     }
 
@@ -281,29 +338,38 @@ def facts(connection: Any, spec: Mapping[str, Any], place: Place | None) -> dict
         "virt_type": defined.get("type"),
         "memory_mib": int(defined.findtext("memory") or 0) // 1024,
         "cpus": int(defined.findtext("vcpu") or 0),
-        "disks": sources(defined),
-        **(metadata(defined) or _half_made(defined, place)),
+        "disks": sources(connection, defined),
+        **(metadata(defined) or _half_made(connection, defined, place)),
     }
-    return {**known, "ours": known["store"] == spec["store"]}
+    ours = known["store"] == spec["store"] and known["generation"] is not None
+    return {**known, "ours": ours}
 
 
 def metadata(defined: ElementTree.Element) -> dict[str, Any] | None:
-    """Return what a definition says of itself: whose it is, and its public key; if it is ours."""
+    """
+    Return what a definition says of itself: whose it is, and its public key; if it is ours.
+
+    ``generation`` is ``None`` if it is no number: somebody else wrote that.
+    """
     element = defined.find(f"metadata/{{{NAMESPACE}}}deployment")
     if element is None:
         return None
+    generation = element.get("generation", "0")
+    number = int(generation) if generation.isdecimal() else None
     return {
         "store": element.get("store"),
-        "generation": int(element.get("generation", "0")),
-        "deployment": element.get("id") or orders.old_id(int(element.get("generation", "0"))),
+        "generation": number,
+        "deployment": element.get("id") or (None if number is None else orders.old_id(number)),
         "public_key": element.findtext(f"{{{NAMESPACE}}}public-key"),
     }
 
 
-def _half_made(defined: ElementTree.Element, place: Place | None) -> dict[str, Any]:
+def _half_made(
+    connection: Any, defined: ElementTree.Element, place: Place | None
+) -> dict[str, Any]:
     # virt.init can give a domain no metadata: killed right after it, ours would look foreign.
     intent = read_json(place.intent) if place else None
-    if place and intent and sources(defined)[:1] == [str(place.disk)]:
+    if place and intent and sources(connection, defined)[:1] == [str(place.disk)]:
         made = {"deployment": orders.old_id(intent["generation"]), **intent}
         return {**made, "public_key": None}
     return {"store": None, "generation": None, "deployment": None, "public_key": None}
@@ -332,11 +398,19 @@ def complete(connection: Any, domain: Any, whose: Mapping[str, Any], key: str, l
 
 def switch_off(domain: Any) -> None:
     """Shut the guest down, and switch it off if it takes longer than :data:`SHUTDOWN_S`."""
-    if state(domain) in RUNNING:
-        domain.shutdown()
-        awaited(lambda: not domain.isActive(), SHUTDOWN_S)
-    if domain.isActive():
-        domain.destroy()
+    # It may end by itself at any time.
+    with passing_over("NO_DOMAIN", "OPERATION_INVALID"):
+        if state(domain) in RUNNING:
+            domain.shutdown()
+            awaited(lambda: not domain.isActive(), SHUTDOWN_S)
+    destroy(domain)
+
+
+def destroy(domain: Any) -> None:
+    """Switch the guest off, if it is on."""
+    with passing_over("NO_DOMAIN", "OPERATION_INVALID"):
+        if domain.isActive():
+            domain.destroy()
 
 
 def awaited(fact: Callable[[], bool], seconds: float) -> bool:
@@ -350,13 +424,14 @@ def awaited(fact: Callable[[], bool], seconds: float) -> bool:
 
 
 def undefine(domain: Any) -> None:
-    """Remove the definition; files, NVRAM among them, stay."""
+    """Remove the definition, if there still is one; files, NVRAM among them, stay."""
     libvirt = importlib.import_module("libvirt")
     flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     if domain.connect().getType() != "Xen":
         flags |= libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
         flags |= libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    domain.undefineFlags(flags)
+    with passing_over("NO_DOMAIN"):
+        domain.undefineFlags(flags)
 
 
 def detach(domain: Any, seed: Path) -> None:

@@ -200,7 +200,7 @@ def untried(connection: Any, spec: Mapping[str, Any], prepared: Prepared) -> Non
         return
     defined = domains.description(domain)
     ours = (domains.metadata(defined) or {}).get("store") == spec["store"]
-    if ours or domains.sources(defined)[:1] == [str(prepared.disk)]:
+    if ours or domains.sources(connection, defined)[:1] == [str(prepared.disk)]:
         if domain.isActive():
             domain.destroy()
         domains.undefine(domain)

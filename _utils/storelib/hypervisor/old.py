@@ -6,6 +6,10 @@ The old server of a store, set aside as a whole: disk, definition, NVRAM and pub
 A folder is filled under the name ``<name>.partial`` and renamed when all is there, so that a
 clearing that was killed goes on in the same folder. It is emptied, by a restore, under the name
 ``<name>.restoring``; to a clearing such a folder is one that was not filled yet.
+
+A name is ``<number>-g<generation>-<date>``. The number counts up, under the store's lock, and alone
+says what came after what: a clock may be wrong. Folders without one are older, from before. One
+that cannot be read is named with the reason, and otherwise left alone.
 """
 
 from __future__ import annotations
@@ -38,12 +42,17 @@ SUFFIX = ".partial"
 RESTORING = ".restoring"
 
 DATE = "%Y-%m-%dT%H%M%SZ"
-NAME = re.compile(rf"g(\d+)-(\d{{4}}-\d\d-\d\dT\d{{6}}Z)({SUFFIX}|{RESTORING})?")
+NAME = re.compile(rf"(?:(\d+)-)?g(\d+)-(\d{{4}}-\d\d-\d\dT\d{{6}}Z)({SUFFIX}|{RESTORING})?")
 
 
 def begun(place: Place) -> Path | None:
     """Return the folder that a killed clearing left, if any."""
-    return next(iter(sorted(place.set_asides.glob(f"*{SUFFIX}"))), None)
+    return _named(place, SUFFIX)
+
+
+def _named(place: Place, suffix: str) -> Path | None:
+    readable = (Path(each["path"]) for each in listing(place) if not each["unreadable"])
+    return next((path for path in readable if path.name.endswith(suffix)), None)
 
 
 def opened(place: Place, note: Mapping[str, Any]) -> Path:
@@ -51,9 +60,9 @@ def opened(place: Place, note: Mapping[str, Any]) -> Path:
     partial = begun(place)
     if partial is None:
         folder(place.set_asides)
-        while (final := place.set_asides / _name(note["generation"])).exists():
-            time.sleep(0.1)
-        partial = final.with_name(final.name + SUFFIX)
+        number = 1 + max((each["number"] for each in listing(place)), default=0)
+        now = datetime.datetime.now(datetime.timezone.utc)
+        partial = place.set_asides / f"{number:04}-g{note['generation']}-{now:{DATE}}{SUFFIX}"
         partial.mkdir(mode=0o700)
     known = read_json(partial / NOTE) or note
     # When the server ended is of the clearing that is under way, if it was killed after that.
@@ -79,10 +88,6 @@ def ended(aside: Path) -> dict[str, float]:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _name(generation: int) -> str:
-    return f"g{generation}-{datetime.datetime.now(datetime.timezone.utc):{DATE}}"
 
 
 def closed(partial: Path) -> Path:
@@ -126,7 +131,7 @@ def nvram(folder: Path, place: Place) -> Path:
 
 def restoring(place: Place) -> Path | None:
     """Return the folder of a restore that is not over, if any."""
-    return next(iter(place.set_asides.glob(f"*{RESTORING}")), None)
+    return _named(place, RESTORING)
 
 
 def path_of(restoring: Path) -> Path:
@@ -164,10 +169,15 @@ def newest(place: Place, known: Mapping[str, Any], of: int) -> Path:
 
 
 def check(
-    aside: Path, spec: Mapping[str, Any], place: Place, known: Mapping[str, Any], of: int
+    connection: Any,
+    aside: Path,
+    spec: Mapping[str, Any],
+    place: Place,
+    known: Mapping[str, Any],
+    of: int,
 ) -> None:
     """Raise :class:`Fault` if the server in that folder cannot be put back, or not be used then."""
-    generation = int(aside.name[1:].partition("-")[0])
+    generation = _facts(aside)["generation"]
     if generation != of or known.get("generation", of) != of:
         raise Fault(f"the restore of deployment {generation} is not over", "clear it first")
     lacking = [
@@ -187,7 +197,8 @@ def check(
             f"deployment {of}",
             OTHERWISE,
         )
-    system, others = domains.sources(defined)[:1], domains.sources(defined)[1:]
+    named = domains.sources(connection, defined)
+    system, others = named[:1], named[1:]
     if system != [str(place.disk)]:
         raise Fault(
             f"the system disk of the set-aside server was {', '.join(system)}, not {place.disk}",
@@ -214,7 +225,7 @@ def taken_back(place: Place) -> None:
     """Turn a restore that was killed into a clearing that was, and forget one that is over."""
     note = read_json(place.restored)
     if left := restoring(place):
-        if note and note["set_aside"] == str(path_of(left)):
+        if note and note.get("set_aside") == str(path_of(left)):
             removed(left)
         else:
             os.rename(left, f"{path_of(left)}{SUFFIX}")
@@ -235,23 +246,75 @@ def listing(place: Place) -> list[dict[str, Any]]:
 
     ``at`` is the date in the folder's name, in seconds since the epoch; ``size`` the bytes that
     the folder takes on the disk; not ``complete`` is what a killed clearing or restore left.
+    ``unreadable`` says why a folder cannot be read; what it cannot say is then 0 or empty.
     """
-    found = [each for path in place.set_asides.glob("g*") if (each := _facts(path))]
-    return sorted(found, key=lambda each: (each["at"], each["generation"]))
+    there = place.set_asides.iterdir() if place.set_asides.is_dir() else ()
+    found = map(_facts, there)
+    return sorted(found, key=lambda each: (each["number"], each["at"], each["generation"]))
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
+def aged(found: list[dict[str, Any]], now: float) -> list[tuple[dict[str, Any], float]]:
+    """
+    Return each server of a listing and its age in seconds, which a wrong clock never overstates.
+
+    Nothing was set aside before what comes before it in the count, so it is no older than that;
+    and a date that is still to come is none: the server is no older than the next one then.
+    """
+    at, told = now, []
+    for each in reversed(found):
+        at = each["at"] if each["at"] <= now else at
+        told.append((each, at))
+    latest, aged = 0, []
+    for each, at in reversed(told):
+        latest = max(latest, at)
+        aged.append((each, now - latest))
+    return aged
+
+
+class _Unreadable(Exception):
+    """A folder whose content nothing can be concluded from."""
+
+
+def _facts(path: Path) -> dict[str, Any]:
     named = NAME.fullmatch(path.name)
-    if not named:
-        return None
-    at = datetime.datetime.strptime(named[2], DATE).replace(tzinfo=datetime.timezone.utc)
+    known = {
+        "path": str(path),
+        "number": int(named[1] or 0) if named else 0,
+        "generation": int(named[2]) if named else 0,
+        "cleared_for": None,
+        "at": 0,
+        "complete": False,
+        "files": {},
+        "size": 0,
+    }
+    try:
+        if not named:
+            raise _Unreadable("its name is not one of a set-aside server's")
+        return {**known, **_read(path, named), "complete": not named[4], "unreadable": ""}
+    except (OSError, _Unreadable) as err:
+        return {**known, "unreadable": getattr(err, "strerror", None) or str(err)}
+
+
+def _read(path: Path, named: re.Match[str]) -> dict[str, Any]:
+    try:
+        at = datetime.datetime.strptime(named[3], DATE).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        raise _Unreadable(f"{named[3]} is no date") from None
+    note = read_json(path / NOTE)
+    if note is None and (path / NOTE).exists():
+        raise _Unreadable(f"its {NOTE} is damaged")
+    try:
+        whose = domains.metadata(ElementTree.parse(path / DOMAIN).getroot())
+    except FileNotFoundError:
+        whose = None
+    except ElementTree.ParseError:
+        raise _Unreadable(f"its {DOMAIN} is damaged") from None
+    if whose and whose["generation"] is None:
+        raise _Unreadable(f"its {DOMAIN} names no deployment by its number")
     files = {file.name: file.stat() for file in sorted(path.iterdir())}
     return {
-        "path": str(path),
-        "generation": int(named[1]),
-        "cleared_for": (read_json(path / NOTE) or {}).get("cleared_for"),
+        "cleared_for": (note or {}).get("cleared_for"),
         "at": int(at.timestamp()),
-        "complete": not named[3],
         "files": {name: status.st_size for name, status in files.items()},
         "size": sum(status.st_blocks * 512 for status in files.values()),
     }

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from storelib.hypervisor import Fault, Place, disks, domains, new_server, old
+from storelib.hypervisor import Place, domains, in_use, new_server, old
 
 Part = dict[str, Any]
 
@@ -33,19 +33,35 @@ def files(place: Place, nvram: Path) -> list[Part]:
         *(("disk", place.disk), ("nvram", nvram), ("seed", place.seed)),
         ("prepared", new_server.of(place).folder),
         *(("console", path) for path in _in(place.console.parent) if rotated.fullmatch(path.name)),
-        *(("set_aside", path) for path in _in(place.set_asides)),
+        *(
+            ("set_aside", Path(each["path"]))
+            for each in old.listing(place)
+            if not each["unreadable"]
+        ),
     ]
     return [part(what, path) for what, path in named if path.exists()]
 
 
+def unreadable(place: Place) -> list[Part]:
+    """Return what is set aside and cannot be read, and why: it stays."""
+    return [
+        {**part("set_aside", Path(each["path"])), "why": f"unreadable: {each['unreadable']}"}
+        for each in old.listing(place)
+        if each["unreadable"]
+    ]
+
+
 def data_disks(
-    place: Place, names: Iterable[str], definitions: Iterable[ElementTree.Element]
+    connection: Any,
+    place: Place,
+    names: Iterable[str],
+    definitions: Iterable[ElementTree.Element],
 ) -> list[Part]:
     """Return the data disks of those names, and what else the definitions name that is one."""
     named = {
         Path(file)
         for defined in definitions
-        for file in domains.sources(defined)
+        for file in domains.sources(connection, defined)
         if re.fullmatch(re.escape(f"{place.pool}/{place.minion_id}-") + r"[^/]+\.qcow2", file)
     }
     known = named | {place.data_disk(name) for name in names}
@@ -54,36 +70,25 @@ def data_disks(
 
 def definitions(place: Place) -> Iterator[ElementTree.Element]:
     """Return the definitions of the servers that were set aside."""
-    for path in _in(place.set_asides):
-        if (path / old.DOMAIN).exists():
-            yield ElementTree.parse(path / old.DOMAIN).getroot()
+    for each in old.listing(place):
+        if not each["unreadable"] and old.DOMAIN in each["files"]:
+            yield ElementTree.parse(Path(each["path"]) / old.DOMAIN).getroot()
 
 
-def needed(connection: Any, place: Place, going: Sequence[Part]) -> dict[Path, str]:
-    """Return the files that others need, and why: disks of other domains, backing files."""
-    found = {
-        Path(file).resolve(): f"it is a disk of the domain {domain.name()}"
-        for domain in connection.listAllDomains()
-        if domain.name() != place.minion_id and not domains.is_trial(domain.name())
-        for file in domains.sources(domains.description(domain))
-        if file
-    }
-    asides = place.set_asides.parent.glob(f"*/*/{old.DISK}")
-    for disk in {*found, *place.pool.glob("*.qcow2"), *asides}:
-        try:
-            backing = disk.exists() and disks.info(disk)["backing"]
-        except Fault:
-            # What goes may be damaged; of another it must be known what it needs.
-            if not any(disk.is_relative_to(each["path"]) for each in going if "path" in each):
-                raise
-            continue
-        if backing:
-            found[Path(backing).resolve()] = f"it is the backing file of {disk}"
+def needed(connection: Any, place: Place, going: Sequence[Part], own: Any = None) -> in_use.Users:
+    """
+    Return who needs the files that shall go.
+
+    Raises :class:`Fault` if there is a disk of which cannot be read what it needs.
+    """
+    found = in_use.users(connection, place, map(_path, filter(_asked_for, going)), own)
+    if found.unread:
+        raise found.unread[0]
     return found
 
 
 def removed(
-    connection: Any, parts: Sequence[Part], needed: Mapping[Path, str], remove: bool
+    connection: Any, parts: Sequence[Part], needed: in_use.Users, remove: bool
 ) -> dict[str, list[Part]]:
     """Remove the parts, the last one first, but what others need; or only say what would be."""
     kept = [{**each, "why": why} for each in parts if (why := _why_kept(each, needed))]
@@ -95,16 +100,23 @@ def removed(
     return {"found": found, "removed": gone, "left": left, "kept": kept}
 
 
-def _why_kept(each: Part, needed: Mapping[Path, str]) -> str:
-    if each["what"] == "domain":
-        return ""
-    path = Path(each["path"]).resolve()
-    return next((why for file, why in needed.items() if file.is_relative_to(path)), "")
+def _why_kept(each: Part, needed: in_use.Users) -> str:
+    return needed.of(_path(each)) if _asked_for(each) else ""
+
+
+def _asked_for(each: Part) -> bool:
+    # A log may go while somebody reads it.
+    return each["what"] not in ("domain", "console")
+
+
+def _path(each: Part) -> Path:
+    return Path(each["path"])
 
 
 def _remove(connection: Any, each: Part) -> None:
     if each["what"] == "domain":
-        domains.undefine(domains.lookup(connection, each["name"]))
+        if domain := domains.lookup(connection, each["name"]):
+            domains.undefine(domain)
     elif (path := Path(each["path"])).is_dir():
         old.removed(path)
     else:

@@ -251,7 +251,8 @@ def _marker(store: str, generation: int) -> str:
 
 
 def _bootstrap_configs() -> list[str]:
-    return [f"{folder}/{seed.BOOTSTRAP_CONFIG}" for folder in seed.CONFIG.values()]
+    folders = seed.CONFIG.values()
+    return [f"{folder}/{name}" for folder in folders for name in seed.BOOTSTRAP_CONFIGS]
 
 
 def _remove(path: Path) -> None:

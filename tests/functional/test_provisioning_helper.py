@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 
@@ -398,6 +399,9 @@ KEPT = {
     "/etc/systemd/network/10-cloud-init-eth0.network": "[Match]\nName=eth0\n",
 }
 REMOVED = {
+    "/etc/salt/minion.d/~store-deploy-bootstrap.conf": "startup_states: sls",
+    "/etc/venv-salt-minion/minion.d/~store-deploy-bootstrap.conf": "startup_states: sls",
+    # Of an earlier version.
     "/etc/salt/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
     "/etc/venv-salt-minion/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
     "/var/lib/store-deploy/boots": "1\n2\n3\n",
@@ -521,3 +525,58 @@ def test_the_module_knows_the_files_that_the_seed_writes():
         assert guest.seed.BOOTSTRAP in written
         assert written & set(guest._bootstrap_configs())
         assert str(pathlib.PurePath(guest.seed.CONFIG[minion], "minion_id")) in written
+
+
+AFTERWARDS = {
+    "master: elsewhere": {"master": "elsewhere"},
+    "master: ['a', 'b']": {"master": ["a", "b"]},
+    "id: other": {"id": "other"},
+    "id: store-0815.example.com": {"append_domain": "example.com"},
+    "master: elsewhere, id: other": {"master": "elsewhere", "id": "other"},
+}
+
+
+@pytest.fixture
+def configured(minion):
+    """Put a file into the minion's own configuration."""
+    folder = pathlib.Path(minion.opts["conf_file"]).parent / "minion.d"
+    folder.mkdir()
+    bootstrap = {"master": minion.opts["master"], "id": minion.opts["id"], "append_domain": ""}
+    (folder / "~store-deploy-bootstrap.conf").write_text(json.dumps(bootstrap))
+    yield lambda config: (folder / "susemanager.conf").write_text(json.dumps(config))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("told", "config"), AFTERWARDS.items(), ids=AFTERWARDS)
+def test_a_guest_that_would_call_elsewhere_afterwards_says_so_and_nothing_is_removed(
+    call, disk, configured, told, config
+):
+    configured(config)
+    before = disk.files()
+    answer = call("cleanup")
+    assert answer.error == f"without the bootstrap data this minion would go by {told}"
+    assert disk.files() == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"startup_states": "highstate", "saltenv": "site"},
+        {"master": ["salt", "b"]},
+        {"append_domain": ""},
+    ],
+)
+def test_what_else_a_site_configures_is_its_own_afterwards(call, disk, configured, config):
+    configured(config)
+    assert call("cleanup").ok
+
+
+def test_a_guest_tells_by_which_settings_it_goes(call, minion):
+    assert call("boots").facts["config"] == {
+        "master": "salt",
+        "id": "store-0815",
+        "saltenv": None,
+        "sls_list": [],
+        "startup_states": "",
+    }

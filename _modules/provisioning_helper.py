@@ -10,6 +10,7 @@ were read back (:func:`storelib.report.made`). Faults are in the report: nothing
 :depends: ``storelib`` (``_utils/``)
 """
 
+import ipaddress
 import logging
 import os
 import pathlib
@@ -437,7 +438,13 @@ def _summary(returned):
 
 def _tcp(port):
     refusals = []
-    for address in ("127.0.0.1", "::1", *__salt__["network.ip_addrs"]()):
+    ipv6 = [
+        address
+        for address in __salt__["network.ip_addrs6"]()
+        # Means something together with an interface only.
+        if not ipaddress.ip_address(address).is_link_local
+    ]
+    for address in ("127.0.0.1", "::1", *__salt__["network.ip_addrs"](), *ipv6):
         try:
             socket.create_connection((address, int(port)), CONNECT_TIMEOUT_S).close()
             return True, f"{address} port {port} takes connections"

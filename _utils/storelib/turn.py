@@ -220,6 +220,8 @@ class Turn:
         told = self._told(known["jids"], record.hypervisor, "noted")
         if told is None:
             self._mend_beside(known)
+            if gone := self.without_key(record.hypervisor):
+                raise Waiting(gone, SYNC_S)
             raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
         self.compare(told.facts)
         self._looking({"run": run, "done": True})

@@ -10,15 +10,18 @@ were read back (:func:`storelib.report.made`). Faults are in the report: nothing
 :depends: ``storelib`` (``_utils/``)
 """
 
+import ipaddress
 import logging
 import os
+import pathlib
 import socket
 import time
 from typing import TYPE_CHECKING
 
+import salt.config
 from salt.exceptions import SaltException
 
-from storelib import guest, report
+from storelib import guest, report, seed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -37,6 +40,9 @@ How many state runs a highstate waits for. With ``queue=True`` Salt would put it
 later and answer at once, as if all were well; with a number it waits.
 """
 
+CONFIG = ("id", "saltenv", "sls_list", "startup_states")
+"""What the seed has set, beside the master, and another file of the minion's may have changed."""
+
 PROBE_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 5
 COMMENT_LENGTH = 500
@@ -44,7 +50,7 @@ COMMENT_LENGTH = 500
 
 def boots(store, generation, nonce=""):
     """
-    Return which boots the guest has noted, in order, and who it is.
+    Return which boots the guest has noted, in order, who it is, and by which settings it goes.
 
     store
         ID of the store.
@@ -66,6 +72,10 @@ def boots(store, generation, nonce=""):
         return {
             "boots": guest.boots(),
             "handed_over": guest.handed_over(store, generation),
+            "config": {
+                "master": str(__opts__["master"]),
+                **{key: __opts__.get(key) for key in CONFIG},
+            },
             **_identity(),
         }
 
@@ -244,7 +254,8 @@ def cleanup(store, generation, nonce=""):
     """
     Remove bootstrap data and each copy of the seed from the guest.
 
-    Minion keys and ID, SSH host keys, network and hostname stay; cloud-init stays off.
+    Minion keys and ID, SSH host keys, network and hostname stay; cloud-init stays off. Refused, and
+    nothing is removed, if the minion would have another master or ID from its next start on.
 
     store
         ID of the store.
@@ -265,6 +276,11 @@ def cleanup(store, generation, nonce=""):
     """
 
     def act():
+        if afterwards := _afterwards():
+            raise guest.Fault(
+                f"without the bootstrap data this minion would go by {afterwards}",
+                "take that out of the guest's own minion configuration, and out of the image's",
+            )
         left = guest.clean()
         if left:
             raise guest.Fault(
@@ -360,6 +376,26 @@ def _report(step, store, generation, nonce, act):
     return told
 
 
+def _afterwards():
+    """Return what this minion would go by without the bootstrap data, if it is not as now."""
+    main = pathlib.Path(__opts__["conf_file"])
+    config = salt.config.load_config(str(main), "SALT_MINION_CONFIG", str(main))
+    files = main.parent.glob(config.get("default_include", "minion.d/*.conf"))
+    ours = [pathlib.Path(name).name for name in seed.BOOTSTRAP_CONFIGS]
+    # As Salt does it.
+    stay = sorted(str(path) for path in files if path.name not in ours)
+    include = config.get("include", [])
+    for each in (stay, include):
+        config.update(salt.config.include_config(each, str(main), verbose=False))
+    masters, name = config.get("master", "salt"), config.get("id") or __opts__["id"]
+    domain = config.get("append_domain") or ""
+    name = name if name.endswith(domain) else f"{name}.{domain}"
+    now = str(__opts__["master"]).lower()
+    listed = masters if isinstance(masters, list) else [masters]
+    told = [] if now in [str(each).lower() for each in listed] else [f"master: {masters}"]
+    return ", ".join(told + ([] if name == __opts__["id"] else [f"id: {name}"]))
+
+
 def _identity():
     return {
         **guest.identity(),
@@ -402,7 +438,13 @@ def _summary(returned):
 
 def _tcp(port):
     refusals = []
-    for address in ("127.0.0.1", "::1", *__salt__["network.ip_addrs"]()):
+    ipv6 = [
+        address
+        for address in __salt__["network.ip_addrs6"]()
+        # Means something together with an interface only.
+        if not ipaddress.ip_address(address).is_link_local
+    ]
+    for address in ("127.0.0.1", "::1", *__salt__["network.ip_addrs"](), *ipv6):
         try:
             socket.create_connection((address, int(port)), CONNECT_TIMEOUT_S).close()
             return True, f"{address} port {port} takes connections"

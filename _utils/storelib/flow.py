@@ -21,7 +21,16 @@ from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import TURN_S, Change, Ledger, Record
 from storelib.spec import StoreSpec, from_pillar
-from storelib.steps import STEPS, awake, check_minion_id, disarm, intruder, lock_out
+from storelib.steps import (
+    STEPS,
+    awake,
+    check_minion_id,
+    disarm,
+    first,
+    intruder,
+    lock_out,
+    readmit,
+)
 from storelib.turn import PROBE_S, Asking, Replaced, Turn, Unheard, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -30,7 +39,7 @@ log = logging.getLogger(__name__)
 FOUND_AGAIN = (
     *("cleared", "intrusion", "settled", "probes", "probe_tries", "cleaned", "quiet", "discarded"),
     *("failure", "mended", "late", "fence", "runs", "started", "removed", "cleanup_failed"),
-    *("locked_out", "autosign_tried", "suffices"),
+    *("locked_out", "autosign_tried", "suffices", "readmitted", "without_modules"),
 )
 """Evidence that a step takes for granted, or that was of the failure: a retry forgets it."""
 
@@ -423,6 +432,8 @@ def _move(turn: Turn) -> tuple[Record, bool]:
         untouched = record.state == lifecycle.CANCELLING.name and record.ordered == orders.NOWHERE
         if record.state not in (lifecycle.FIRST, "queued") and not untouched:
             turn.look()
+        if record.state in (*lifecycle.WITH_GUEST, "starting") and "retried" in record.evidence:
+            first(turn, "readmitted", lambda: readmit(turn))
         if record.state in lifecycle.WITH_GUEST and record.evidence.get("retried"):
             awake(turn)
         evidence = STEPS[record.state](turn)

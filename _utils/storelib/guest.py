@@ -182,9 +182,11 @@ def settle() -> dict[str, Any]:
             "let the image's cloud-init render the network for the software that runs it",
             {"interfaces": interfaces},
         )
-    # cloud-init itself gave the interfaces their names, from now on udev does.
+    # cloud-init itself gave the interfaces their names, from now on udev does. Not to a bridge, a
+    # VLAN or whatever else is made on top of one and has its MAC: these have a kind, devices none.
+    # Before its version 251 udev does not know that, and goes by the type.
     for name, mac in _interfaces():
-        link = f"[Match]\nMACAddress={mac}\n\n[Link]\nName={name}\n"
+        link = f"[Match]\nMACAddress={mac}\nType=ether\nKind=!*\n\n[Link]\nName={name}\n"
         files.write(_at(f"/etc/systemd/network/10-store-deploy-{name}.link"), link)
     hostname = _text("/proc/sys/kernel/hostname")
     if _text("/etc/hostname") != hostname:
@@ -251,7 +253,8 @@ def _marker(store: str, generation: int) -> str:
 
 
 def _bootstrap_configs() -> list[str]:
-    return [f"{folder}/{seed.BOOTSTRAP_CONFIG}" for folder in seed.CONFIG.values()]
+    folders = seed.CONFIG.values()
+    return [f"{folder}/{name}" for folder in folders for name in seed.BOOTSTRAP_CONFIGS]
 
 
 def _remove(path: Path) -> None:

@@ -19,8 +19,19 @@ BOOTSTRAP = "/etc/store-deploy/bootstrap.json"
 CONFIG = {"salt-minion": "/etc/salt", "venv-salt-minion": "/etc/venv-salt-minion"}
 """Configuration folder of each kind of minion: distribution package, Uyuni's Salt Bundle."""
 
-BOOTSTRAP_CONFIG = "minion.d/90-store-deploy-bootstrap.conf"
-"""Makes the minion run ``provisioning_helper.firstboot`` at each start; there only until then."""
+BOOTSTRAP_CONFIG = "minion.d/~store-deploy-bootstrap.conf"
+"""
+What the minion goes by until the deployment has ended, whatever else is in the image: Salt reads
+the files in the order of their names, and the last one wins.
+"""
+
+BOOTSTRAP_CONFIGS = (BOOTSTRAP_CONFIG, "minion.d/90-store-deploy-bootstrap.conf")
+"""With the name that it had in guests of an earlier version."""
+
+CONFIG_FILE = "minion.d/10-store-deploy.conf"
+"""What stays; a file of the site's that sorts after it wins."""
+
+FIRST_STATE = "provisioning_helper.firstboot"
 
 
 def documents(
@@ -57,6 +68,23 @@ def documents(
         "network-config": _json(network(spec["interfaces"])),
         "user-data": "#cloud-config\n" + _json(user),
     }
+
+
+def outvoted(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """
+    Say by which other settings than the seed's the guest's minion goes, if so.
+
+    config
+        What the guest reports: ``master``, ``id``, ``saltenv``, ``startup_states``, ``sls_list``.
+    """
+    ours = {
+        "master": str(config["master"]).strip("[]").lower() == spec["master"].strip("[]").lower(),
+        "id": config["id"] == spec["minion_id"],
+        "saltenv": config["saltenv"] in (None, "base"),
+        "startup_states": config["startup_states"] == "sls",
+        "sls_list": config["sls_list"] in (FIRST_STATE, [FIRST_STATE]),
+    }
+    return ", ".join(f"{key}: {config[key] or 'none'}" for key, right in ours.items() if not right)
 
 
 def network(interfaces: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,13 +129,21 @@ def _files(
         "minion_id": spec["minion_id"],
         "hostname": spec["hostname"],
     }
-    startup = {"startup_states": "sls", "sls_list": ["provisioning_helper.firstboot"]}
+    stays = {"master": spec["master"], "id": spec["minion_id"]}
+    until_then = {
+        **stays,
+        **{"append_domain": "", "master_type": "str", "master_finger": "", "file_client": "remote"},
+        **{"pki_dir": f"{config}/pki/minion", "environment": None, "saltenv": None},
+        **{"pillarenv": None, "test": False, "startup_states": "sls"},
+        # No list, though Salt warns of that: it would be added to a list of the image's.
+        "sls_list": FIRST_STATE,
+    }
     contents = {
         f"{config}/pki/minion/minion.pem": ("0400", private_key),
         f"{config}/pki/minion/minion.pub": ("0644", public_key),
         f"{config}/pki/minion/minion_master.pub": ("0644", master_public_key),
-        f"{config}/minion.d/10-store-deploy.conf": ("0644", _json({"master": spec["master"]})),
-        f"{config}/{BOOTSTRAP_CONFIG}": ("0644", _json(startup)),
+        f"{config}/{CONFIG_FILE}": ("0644", _json(stays)),
+        f"{config}/{BOOTSTRAP_CONFIG}": ("0644", _json(until_then)),
         BOOTSTRAP: ("0644", _json(bootstrap)),
         # Last: an image may start its minion as soon as there is an ID.
         f"{config}/minion_id": ("0644", spec["minion_id"]),

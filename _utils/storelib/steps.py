@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storelib import judge, lifecycle, spec
+from storelib import judge, lifecycle, seed, spec
 from storelib.domain_states import RUNNING
 from storelib.errors import Fault, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
@@ -144,7 +144,7 @@ def preparing(turn: Turn) -> Evidence:
     """Over when all is there that can be made, and known, while the old server still runs."""
     if turn.spec["admission"] == "autosign":
         # By the writer that will add the line. No line that admits anybody is ever a trial.
-        _first(turn, "autosign_tried", turn.world.rewrite_autosign)
+        first(turn, "autosign_tried", turn.world.rewrite_autosign)
     turn.once("suffices", lambda: _suffices(turn))
     key = turn.world.master_public_key()
     facts = turn.on_hypervisor("prepare", master_public_key=key).facts
@@ -265,12 +265,15 @@ def booting(turn: Turn) -> Evidence:
     """Over when the guest's minion answers, with the key that was made for it."""
     minion = turn.record.minion_id
     if not _admit(turn):
-        others = {state: pem for state, pem in turn.world.keys(minion).items() if pem}
-        why = f"{minion} has not called yet"
-        if others:
-            why = f"another machine calls itself {minion}: its key is {', '.join(others)}"
-        raise Waiting(why)
-    found = {"boot_ids": turn.in_guest("boots", quick=True).facts["boots"]}
+        knocks = turn.world.keys(minion) and turn.without_key(minion)
+        raise Waiting(knocks or f"{minion} has not called yet")
+    facts = turn.in_guest("boots", quick=True).facts
+    if told := seed.outvoted(turn.spec, facts["config"]):
+        raise Fault(
+            f"{minion} does not go by its seed, but by {told}",
+            "take that out of the image's own minion configuration",
+        )
+    found = {"boot_ids": facts["boots"]}
     ended = turn.record.evidence.get("old_ended_at")
     if ended is None:
         return found
@@ -300,6 +303,16 @@ def _admit(turn: Turn) -> bool:
             "again, with admission: pinned in the pillar",
         )
     return True
+
+
+def readmit(turn: Turn) -> None:
+    """Let in the guest's own key again, which somebody deleted or rejected; after a retry."""
+    world, minion = turn.world, turn.record.minion_id
+    ours, known = turn.record.evidence.get("public_key"), world.keys(minion)
+    own = any(world.same_key(pem, ours) for pem in known.values()) if ours else False
+    # Before its start nobody has called; an accepted one is looked at elsewhere.
+    if ours and ACCEPTED not in known and (own or turn.record.state != "starting"):
+        world.accept_key(minion, ours)
 
 
 def disarm(world: World, record: Record) -> None:
@@ -438,7 +451,7 @@ def cancelling(turn: Turn) -> Evidence:
     disarm(world, record)
     # From now on it is not let in any more, however long its hypervisor is away. Once: while it
     # runs it calls again, and each deletion makes all minions authenticate anew.
-    _first(turn, "locked_out", lambda: lock_out(turn))
+    first(turn, "locked_out", lambda: lock_out(turn))
     # Before these states nothing was made on the hypervisor. A deployment that began before an
     # update never was in the first of them.
     if any(
@@ -461,7 +474,7 @@ def lock_out(turn: Turn) -> None:
         world.purge_key(minion)
 
 
-def _first(turn: Turn, name: str, act: Callable[[], None]) -> None:
+def first(turn: Turn, name: str, act: Callable[[], None]) -> None:
     """Act once, beside a job that is under way."""
     if name not in turn.record.evidence:
         act()
@@ -504,7 +517,7 @@ def retiring(turn: Turn) -> Evidence:
     """Over when nothing is left of any server of the store."""
     world, record = turn.world, turn.record
     disarm(world, record)
-    _first(turn, "locked_out", lambda: world.purge_key(record.minion_id))
+    first(turn, "locked_out", lambda: world.purge_key(record.minion_id))
     data_disks = record.evidence["data_disks"]
     facts = turn.once("removed", lambda: _gone(turn, lambda: _retired(turn, data_disks)))
     world.purge_key(record.minion_id)

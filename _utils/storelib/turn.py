@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,9 @@ MENDS: dict[str, dict[str, Any]] = {
 
 MEND_AGAIN = 5
 """After so many refused reports they are sent once more."""
+
+FIRST_STATE_S = 300.0
+"""How long a guest has to get its modules from its first state, before it is told to."""
 
 NO_FUNCTION = "is not available"
 """Salt's words for a module that the minion has not got yet."""
@@ -214,6 +218,8 @@ class Turn:
         told = self._told(known["jids"], record.hypervisor, "noted")
         if told is None:
             self._mend_beside(known)
+            if gone := self.without_key(record.hypervisor):
+                raise Waiting(gone, SYNC_S)
             raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
         self.compare(told.facts)
         self._looking({"run": run, "done": True})
@@ -369,6 +375,14 @@ class Turn:
             raise self._refused(minion, str(err), "saltutil.refresh_pillar") from err
         except report.NotAReport as err:
             raise self._refused(minion, str(err), "saltutil.sync_all") from err
+        if _numbers(answer.version) > _numbers(__version__):
+            # Its modules come from the disk: so does what this master would run after a restart.
+            self.save(job=None)
+            raise Waiting(
+                f"{minion} has version {answer.version} of store-deploy, the running master still "
+                f"{__version__}: systemctl restart salt-master",
+                SYNC_S,
+            )
         if answer.version != __version__:
             raise self._mending(minion, "saltutil.sync_all") or Fault(
                 f"{minion} has version {answer.version} of store-deploy, not {__version__}",
@@ -413,8 +427,11 @@ class Turn:
         record = self.record
         if record.state == "booting" and mend == "saltutil.sync_all":
             # Its first startup state brings them; a second run of that would only slow it down.
-            self.save(job=None)
-            return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
+            since = record.evidence.get("without_modules", record.clock_s)
+            self.save(job=None, evidence={**record.evidence, "without_modules": since})
+            record = self.record
+            if record.clock_s - since < FIRST_STATE_S:
+                return Waiting(f"{minion} gets its modules from its first state", SYNC_S)
         mended = record.evidence.get("mended", [])
         this = [record.state, minion, mend]
         if this in mended:
@@ -447,7 +464,10 @@ class Turn:
         returned = self._first_return(job)
         if returned is not None:
             return returned
+        told = self.without_key(job.minion)
         waiting: Waiting = Asking(f"{job.minion} has not answered {job.function} yet", PROBE_S)
+        if told:
+            waiting = Waiting(told, PROBE_S)
         silent = self.record.clock_s - max(job.at, job.probe_at)
         if quick:
             if silent >= (EAGER_S if self.rung else RESEND_S):
@@ -455,6 +475,26 @@ class Turn:
         elif self._lost(job, silent):
             self._publish(job.minion, job.function, arguments)
         raise waiting
+
+    def without_key(self, minion: str) -> str:
+        """Say why a minion cannot answer: what became of its key; empty if that is accepted."""
+        ours, known = self.record.key_of(minion), self.world.keys(minion)
+        if ACCEPTED in known:
+            return ""
+        if not known:
+            return (
+                f"{minion} has no key on this master any more; once it has called again: "
+                f"salt-key -a {minion}"
+            )
+        own = [state for state, pem in known.items() if ours and self.world.same_key(pem, ours)]
+        if ours and not own:
+            return f"another machine calls itself {minion}: its key is {', '.join(known)}"
+        state = (own or list(known))[0]
+        include = "" if state == "pending" else f"--include-{state} "
+        mend = f"salt-key {include}-a {minion} lets it in"
+        if state == "rejected" and self.world.autorejected(minion):
+            mend = f"the master's autoreject_file names it; take it out there, then {mend}"
+        return f"{minion}'s own key is {state}: {mend}"
 
     def quiet(self) -> bool:
         """Wait until the hypervisor's job that was under way at the cancelling has ended."""
@@ -499,3 +539,7 @@ class Turn:
             self.record = dataclasses.replace(self.record, evidence=evidence)
             raise Fault(answer.error, answer.hint)
         return answer
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]

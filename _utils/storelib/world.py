@@ -42,6 +42,9 @@ class World(Protocol):
     def keys(self, minion: str) -> dict[str, str]:
         """Return the public keys known of exactly this minion ID, by state, as PEM."""
 
+    def autorejected(self, minion: str) -> bool:
+        """Say whether the master rejects each key of this minion ID by itself."""
+
     def purge_key(self, minion: str) -> None:
         """Delete the minion's keys in all states; nothing is done if there is none."""
 

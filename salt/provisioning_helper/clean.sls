@@ -8,7 +8,9 @@
 provisioning_helper-clean-bootstrap:
   file.absent:
     - names:
+      - /etc/salt/minion.d/~store-deploy-bootstrap.conf
       - /etc/salt/minion.d/90-store-deploy-bootstrap.conf
+      - /etc/venv-salt-minion/minion.d/~store-deploy-bootstrap.conf
       - /etc/venv-salt-minion/minion.d/90-store-deploy-bootstrap.conf
       - /etc/store-deploy/bootstrap.json
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 
@@ -333,6 +334,33 @@ def test_the_interface_keeps_the_name_that_cloud_init_gave_it(call, machine, net
     assert "Name=eth0" in link
 
 
+@pytest.fixture(params=["bridge", "ifb", "dummy"])
+def on_top(request):
+    """Make what has the interface's MAC and is no device, as a site's highstate may do."""
+    name, kind = "top0", request.param
+    add = ["ip", "link", "add", "name", name, "address", MAC, "type", kind]
+    done = subprocess.run(add, check=False, capture_output=True, text=True)
+    if "Unknown device type" in done.stderr:
+        pytest.skip(f"this kernel has no {kind}")
+    assert done.returncode == 0, done.stderr
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def test_udev_gives_the_interfaces_name_to_nothing_on_top_of_it(call, machine, network, on_top):
+    machine.write("/etc/systemd/network/10-cloud-init-eth0.network", "[Match]\nName=eth0\n")
+    call("settle")
+    link = machine.at("/etc/systemd/network/10-store-deploy-eth0.link")
+    place = pathlib.Path("/run/systemd/network", link.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(link, place)
+    asked = ["udevadm", "test-builtin", "net_setup_link", f"/sys/class/net/{on_top}"]
+    told = subprocess.run(asked, check=False, capture_output=True, text=True)
+    place.unlink()
+    assert "ID_NET_LINK_FILE=" in told.stdout, told.stderr
+    assert f"ID_NET_LINK_FILE={place}" not in told.stdout
+
+
 def test_the_hostname_becomes_static(call, machine):
     machine.write("/etc/hostname", "localhost\n")
     assert call("settle").facts["hostname"] == "store-0815"
@@ -354,6 +382,28 @@ def test_a_server_that_serves_passes(call, port):
     assert answer.ok, answer.error
     assert [result["check"] for result in answer.facts["results"]] == checks
     assert "fine" in answer.facts["results"][1]["detail"]
+
+
+@pytest.fixture
+def ipv6_port():
+    """A port that is served on the machine's own IPv6 address only."""
+    address, local = "fd00::815", "fe80::815"
+    for each in (address, local):
+        subprocess.run(["ip", "-6", "address", "add", each, "dev", "lo"], check=True)
+    with socket.create_server((address, 0), family=socket.AF_INET6) as server:
+        yield server.getsockname()[1]
+    for each in (address, local):
+        subprocess.run(["ip", "-6", "address", "del", each, "dev", "lo"], check=True)
+
+
+def test_a_port_on_an_ipv6_address_only_takes_connections(call, ipv6_port):
+    answer = call("probe", checks=[{"tcp": ipv6_port}])
+    assert answer.ok, answer.error
+    assert answer.facts["results"][0]["detail"].startswith("fd00::815 port ")
+
+
+def test_an_address_that_means_something_on_one_interface_only_is_not_tried(call, ipv6_port):
+    assert "fe80" not in call("probe", checks=[{"tcp": 1}]).error
 
 
 @pytest.mark.parametrize(
@@ -398,6 +448,9 @@ KEPT = {
     "/etc/systemd/network/10-cloud-init-eth0.network": "[Match]\nName=eth0\n",
 }
 REMOVED = {
+    "/etc/salt/minion.d/~store-deploy-bootstrap.conf": "startup_states: sls",
+    "/etc/venv-salt-minion/minion.d/~store-deploy-bootstrap.conf": "startup_states: sls",
+    # Of an earlier version.
     "/etc/salt/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
     "/etc/venv-salt-minion/minion.d/90-store-deploy-bootstrap.conf": "startup_states: sls",
     "/var/lib/store-deploy/boots": "1\n2\n3\n",
@@ -521,3 +574,58 @@ def test_the_module_knows_the_files_that_the_seed_writes():
         assert guest.seed.BOOTSTRAP in written
         assert written & set(guest._bootstrap_configs())
         assert str(pathlib.PurePath(guest.seed.CONFIG[minion], "minion_id")) in written
+
+
+AFTERWARDS = {
+    "master: elsewhere": {"master": "elsewhere"},
+    "master: ['a', 'b']": {"master": ["a", "b"]},
+    "id: other": {"id": "other"},
+    "id: store-0815.example.com": {"append_domain": "example.com"},
+    "master: elsewhere, id: other": {"master": "elsewhere", "id": "other"},
+}
+
+
+@pytest.fixture
+def configured(minion):
+    """Put a file into the minion's own configuration."""
+    folder = pathlib.Path(minion.opts["conf_file"]).parent / "minion.d"
+    folder.mkdir()
+    bootstrap = {"master": minion.opts["master"], "id": minion.opts["id"], "append_domain": ""}
+    (folder / "~store-deploy-bootstrap.conf").write_text(json.dumps(bootstrap))
+    yield lambda config: (folder / "susemanager.conf").write_text(json.dumps(config))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("told", "config"), AFTERWARDS.items(), ids=AFTERWARDS)
+def test_a_guest_that_would_call_elsewhere_afterwards_says_so_and_nothing_is_removed(
+    call, disk, configured, told, config
+):
+    configured(config)
+    before = disk.files()
+    answer = call("cleanup")
+    assert answer.error == f"without the bootstrap data this minion would go by {told}"
+    assert disk.files() == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"startup_states": "highstate", "saltenv": "site"},
+        {"master": ["salt", "b"]},
+        {"append_domain": ""},
+    ],
+)
+def test_what_else_a_site_configures_is_its_own_afterwards(call, disk, configured, config):
+    configured(config)
+    assert call("cleanup").ok
+
+
+def test_a_guest_tells_by_which_settings_it_goes(call, minion):
+    assert call("boots").facts["config"] == {
+        "master": "salt",
+        "id": "store-0815",
+        "saltenv": None,
+        "sls_list": [],
+        "startup_states": "",
+    }

@@ -126,6 +126,7 @@ class FakeMaster:
         self.kill_at = None
         self.known_keys = {HYPERVISOR: {ACCEPTED: pem("hypervisor")}}
         self.entries = set()
+        self.autoreject = set()
         self.pillars = {HYPERVISOR: PILLAR}
         self.facts = hypervisor_facts()
         self.others = {}
@@ -135,6 +136,13 @@ class FakeMaster:
         self.guest_key = None
         self.prepared = None
         self.calls = True
+        self.config = {
+            "master": PILLAR["master"],
+            "id": GUEST,
+            "saltenv": None,
+            "startup_states": "sls",
+            "sls_list": "provisioning_helper.firstboot",
+        }
         self.comes_back = True
         self.away = set()
         self.lost = Counter()
@@ -249,6 +257,9 @@ class FakeMaster:
 
     def keys(self, minion):
         return dict(self.known_keys.get(minion, {}))
+
+    def autorejected(self, minion):
+        return minion in self.autoreject
 
     def purge_key(self, minion):
         with self.point("purge"):
@@ -513,14 +524,15 @@ class FakeMaster:
         if not (self.up and self.calls):
             return
         keys = self.known_keys.setdefault(GUEST, {})
-        if GUEST in self.entries and ACCEPTED not in keys:
+        if GUEST in self.entries and not {ACCEPTED, "rejected"} & set(keys) | self.autoreject:
             self.known_keys[GUEST] = keys = {ACCEPTED: self.guest_key}
         if self._connected():
             if len(self.booted) == 1 and self.facts["seed"]["exists"]:
                 self.later(5, self._reboot)  # firstboot
             return
         if not keys:
-            self.known_keys[GUEST] = {"pending": self.guest_key}
+            state = "rejected" if GUEST in self.autoreject else "pending"
+            self.known_keys[GUEST] = {state: self.guest_key}
         self.later(CALLS_EVERY_S, self._call)
 
     def _connected(self):
@@ -533,7 +545,8 @@ class FakeMaster:
 
     def do_boots(self, generation):
         identity = {"boot_id": self.booted[-1], "machine_id": "m", "hostname": GUEST}
-        return {"boots": list(self.booted), "handed_over": True, **identity, "minion_id": GUEST}
+        found = {"boots": list(self.booted), "handed_over": True, **identity, "minion_id": GUEST}
+        return {**found, "config": dict(self.config)}
 
     def do_reboot(self, generation, after):
         current = self.booted[-1]

@@ -15,7 +15,7 @@ MASTER = "-----BEGIN PUBLIC KEY-----\nbWFzdGVy\n-----END PUBLIC KEY-----\n"
 FOLDERS = {"salt-minion": "/etc/salt", "venv-salt-minion": "/etc/venv-salt-minion"}
 
 
-def documents(**changes):
+def described(**changes):
     pillar = {
         "store": "0417",
         "hostname": "store-0417.example.com",
@@ -23,8 +23,11 @@ def documents(**changes):
         "master": "salt.example.com",
         **changes,
     }
-    plain = spec.from_pillar(pillar, "hv-0417").as_dict()
-    return seed.documents(plain, 3, PRIVATE, PUBLIC, MASTER)
+    return spec.from_pillar(pillar, "hv-0417").as_dict()
+
+
+def documents(**changes):
+    return seed.documents(described(**changes), 3, PRIVATE, PUBLIC, MASTER)
 
 
 def written(**changes):
@@ -69,7 +72,7 @@ def test_each_kind_of_minion_finds_its_files_where_it_looks(minion, folder):
         f"{folder}/pki/minion/minion.pub": "0644",
         f"{folder}/pki/minion/minion_master.pub": "0644",
         f"{folder}/minion.d/10-store-deploy.conf": "0644",
-        f"{folder}/minion.d/90-store-deploy-bootstrap.conf": "0644",
+        f"{folder}/minion.d/~store-deploy-bootstrap.conf": "0644",
         "/etc/store-deploy/bootstrap.json": "0644",
         f"{folder}/minion_id": "0644",
     }
@@ -86,12 +89,12 @@ def test_the_files_hold_what_minion_and_firstboot_need():
     assert texts["/etc/salt/pki/minion/minion_master.pub"] == MASTER
     assert texts["/etc/salt/minion_id"] == "store-0417"
     assert yaml.safe_load(texts["/etc/salt/minion.d/10-store-deploy.conf"]) == {
-        "master": "salt.example.com"
+        "master": "salt.example.com",
+        "id": "store-0417",
     }
-    assert yaml.safe_load(texts["/etc/salt/minion.d/90-store-deploy-bootstrap.conf"]) == {
-        "startup_states": "sls",
-        "sls_list": ["provisioning_helper.firstboot"],
-    }
+    bootstrap = yaml.safe_load(texts["/etc/salt/minion.d/~store-deploy-bootstrap.conf"])
+    assert bootstrap["startup_states"] == "sls"
+    assert bootstrap["sls_list"] == "provisioning_helper.firstboot"
     assert json.loads(texts["/etc/store-deploy/bootstrap.json"]) == {
         "store": "0417",
         "generation": 3,
@@ -161,3 +164,34 @@ def test_a_store_that_yaml_would_take_for_a_number_stays_a_text():
     user = yaml.safe_load(made["user-data"])
     assert user["hostname"] == "0417"
     assert user["write_files"][-1]["content"] == "0417"
+
+
+EFFECTIVE = {
+    "master": "salt.example.com",
+    "id": "store-0417",
+    "saltenv": None,
+    "startup_states": "sls",
+    "sls_list": "provisioning_helper.firstboot",
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"master": "SALT.example.com"}, {"sls_list": ["provisioning_helper.firstboot"]}],
+)
+def test_a_minion_that_goes_by_the_seed_is_not_outvoted(changed):
+    assert seed.outvoted(described(), {**EFFECTIVE, **changed}) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"master": "other.example.com"}, "master: other.example.com"),
+        ({"id": "store-0417.example.com"}, "id: store-0417.example.com"),
+        ({"saltenv": "test"}, "saltenv: test"),
+        ({"startup_states": ""}, "startup_states: none"),
+        ({"sls_list": ["site", "provisioning_helper.firstboot"]}, "sls_list: ['site', "),
+    ],
+)
+def test_what_outvotes_the_seed_is_named(changed, told):
+    assert seed.outvoted(described(), {**EFFECTIVE, **changed}).startswith(told)

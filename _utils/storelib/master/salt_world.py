@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import salt.client
+import salt.daemons.masterapi
 import salt.exceptions
 import salt.pillar
 import salt.utils.args
@@ -96,6 +97,10 @@ class SaltWorld:
     def keys(self, minion: str) -> dict[str, str]:
         """Return the minion's public keys by state."""
         return keys.known(self.opts, minion)
+
+    def autorejected(self, minion: str) -> bool:
+        """Ask what the master asks."""
+        return bool(salt.daemons.masterapi.AutoKey(self.opts).check_autoreject(minion))
 
     def purge_key(self, minion: str) -> None:
         """Delete the minion's keys."""

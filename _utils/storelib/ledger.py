@@ -56,6 +56,9 @@ ALTER TABLE deployments ADD COLUMN held_in TEXT;
 UPDATE deployments SET
     since = json_extract(record, '$.since'), held_in = json_extract(record, '$.held_in')
 """,
+    """
+ALTER TABLE bells ADD COLUMN tries INTEGER NOT NULL DEFAULT 0
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""
 
@@ -66,6 +69,9 @@ ANY_MACHINE = ""
 
 TURN_S = 60.0
 """While its master is there a deployment has its turn at least this often; no pause is longer."""
+
+PUT_OFF_S = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""How long a bell that cannot be decided on rests, at its first put-off, its second, and so on."""
 
 BUSY_S = 10
 """How long a writer waits for another one."""
@@ -197,8 +203,15 @@ class Bell:
 
     name: str
     at: float
+    """When it was rung, or when it is to be looked at again."""
     eager: bool
     ready: bool
+    tries: int = 0
+    """How often it was put off."""
+
+    def rests(self, now: float) -> bool:
+        """Say whether it is put off until later; further ahead than that, the clock was set."""
+        return self.tries > 0 and now < self.at <= now + PUT_OFF_S[-1]
 
 
 class Ledger:
@@ -459,15 +472,28 @@ class Ledger:
         """
         with self._writing() as db:
             db.execute(
-                "INSERT INTO bells VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) "
+                "INSERT INTO bells (name, at, eager, ready) VALUES (?1, ?2, ?3, ?4) "
+                "ON CONFLICT (name) "
                 "DO UPDATE SET at = ?2, eager = max(eager, ?3), ready = max(ready, ?4)",
                 (name, now, eager, ready),
             )
 
     def rung(self) -> list[Bell]:
         """Return the bells that were rung, the oldest first."""
-        rows = self._read("SELECT name, at, eager, ready FROM bells ORDER BY at")
-        return [Bell(name, at, bool(eager), bool(ready)) for name, at, eager, ready in rows]
+        rows = self._read("SELECT name, at, eager, ready, tries FROM bells ORDER BY at")
+        return [
+            Bell(name, at, bool(eager), bool(ready), tries)
+            for name, at, eager, ready, tries in rows
+        ]
+
+    def put_off(self, bell: Bell, now: float) -> None:
+        """Keep a bell that cannot be decided on yet, and look at it later, unless it rings."""
+        rest = PUT_OFF_S[min(bell.tries, len(PUT_OFF_S) - 1)]
+        with self._writing() as db:
+            db.execute(
+                "UPDATE bells SET at = ?, tries = tries + 1 WHERE name = ? AND at = ?",
+                (now + rest, bell.name, bell.at),
+            )
 
     def answered(self, bell: Bell) -> None:
         """Take a bell off the list, unless it was rung again."""

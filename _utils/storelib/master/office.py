@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib import adoption, flow, judge, lifecycle, orders, report, views
-from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
+from storelib.errors import Conflict, LedgerError, PillarError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Bell, Ledger, Record
 from storelib.master import pillar_cache, pulse, settings
 from storelib.master.salt_world import SaltWorld
@@ -194,7 +194,7 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
         # What can be done without the setting goes on.
         log.error("%s; %s", fault, mend)
     with ledger(opts) as books:
-        rung = books.rung()
+        rung = [bell for bell in books.rung() if not bell.rests(time.time())]
         # Each of these takes a pillar; those that are under way must not wait for all of them.
         later = [bell for bell in rung if bell.ready][READY_AT_ONCE:]
         asked_for = {
@@ -232,6 +232,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             # Only now: a bell must not be lost with a process that is killed.
             if not busy.intersection(named):
                 books.answered(bell)
+                if bell.ready:
+                    _acknowledge(master, bell.name)
         if sweep:
             pillar_cache.forget_strangers(opts, books)
         return states
@@ -254,11 +256,17 @@ def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list
             # Another process has the store: it is done soon.
             log.info("%s", err)
             return None
+        except (PillarError, Waiting) as err:
+            log.warning("%s says that it is ready, and is looked at again: %s", bell.name, err)
+            books.put_off(bell, time.time())
+            return None
         except StoreDeployError as err:
             log.warning("%s says that it is ready: %s; %s", bell.name, err.reason, err.hint)
         except Exception:
             # A minion's word must not stop the pump.
             log.exception("%s says that it is ready", bell.name)
+            books.put_off(bell, time.time())
+            return None
     record = books.get(bell.name)
     return [each.store for each in ([record] if record else books.of_minion(bell.name))]
 
@@ -269,7 +277,10 @@ def _ready(opts: dict, master: SaltWorld, books: Ledger, minion: str) -> None:
     if any(each.active and each.hypervisor == minion for each in known):
         # Its deployment is under way, and looks for itself.
         return
-    if ACCEPTED not in master.keys(minion):
+    states = set(master.keys(minion))
+    if states & {"pending", "denied"} and ACCEPTED not in states:
+        raise Waiting(f"its key is {', '.join(sorted(states))}")
+    if ACCEPTED not in states:
         return
     pillar = master.store_server(minion)
     if pillar is None:
@@ -284,6 +295,16 @@ def _ready(opts: dict, master: SaltWorld, books: Ledger, minion: str) -> None:
     elif record is None and spec.auto_deploy:
         log.info("%s: %s is ready, auto_deploy", spec.store, minion)
         flow.begin(books, time.time(), spec, minion, "event")
+
+
+def _acknowledge(master: SaltWorld, minion: str) -> None:
+    """Tell a hypervisor that its bell was heard and decided on; else it rings again."""
+    try:
+        if ACCEPTED in master.keys(minion):
+            master.publish(master.new_jid(), minion, "store_hypervisor.acknowledge", {})
+    except Exception as err:
+        # It rings again.
+        log.info("%s was not told that its bell was heard: %s", minion, err)
 
 
 def advance(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from storelib import lifecycle, orders
+from storelib.doorbell import PUT_OFF_S, Bell
 from storelib.errors import Conflict, LedgerError
 
 MIGRATIONS = (
@@ -69,9 +70,6 @@ ANY_MACHINE = ""
 
 TURN_S = 60.0
 """While its master is there a deployment has its turn at least this often; no pause is longer."""
-
-PUT_OFF_S = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""How long a bell that cannot be decided on rests, at its first put-off, its second, and so on."""
 
 BUSY_S = 10
 """How long a writer waits for another one."""
@@ -195,23 +193,6 @@ class Change:
     previous: str
     reason: str
     at: float
-
-
-@dataclass(frozen=True)
-class Bell:
-    """A doorbell that was rung: of a store or a minion."""
-
-    name: str
-    at: float
-    """When it was rung, or when it is to be looked at again."""
-    eager: bool
-    ready: bool
-    tries: int = 0
-    """How often it was put off."""
-
-    def rests(self, now: float) -> bool:
-        """Say whether it is put off until later; further ahead than that, the clock was set."""
-        return self.tries > 0 and now < self.at <= now + PUT_OFF_S[-1]
 
 
 class Ledger:

@@ -14,8 +14,9 @@ import pytest
 from fake_master import PILLAR
 
 from storelib import flow, spec
+from storelib.doorbell import PUT_OFF_S
 from storelib.errors import Conflict, LedgerError, Refused
-from storelib.ledger import PUT_OFF_S, SCHEMA_VERSION, Job, Ledger, Record
+from storelib.ledger import SCHEMA_VERSION, Job, Ledger, Record
 
 FORK = multiprocessing.get_context("fork")
 CORE = {**os.environ, "PYTHONPATH": str(pathlib.Path(flow.__file__).parents[1])}

@@ -12,8 +12,8 @@ import pytest
 from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, failed, hypervisor_facts, pem, waits
 
 from storelib import flow
-from storelib.errors import PillarError
-from storelib.ledger import PUT_OFF_S
+from storelib.doorbell import PUT_OFF_S
+from storelib.errors import LedgerError, PillarError
 from storelib.master import office
 from storelib.turn import Waiting
 from storelib.world import ACCEPTED
@@ -180,9 +180,12 @@ def test_no_other_bell_is_acknowledged(master, pumped):
     assert (bells(master), master.acknowledged) == ([], [])
 
 
-def test_a_bell_that_breaks_what_looks_at_it_is_kept(master, ring, pumped, monkeypatch):
+@pytest.mark.parametrize(
+    "broken", [AttributeError("not foreseen"), LedgerError("a record is damaged")], ids=repr
+)
+def test_a_bell_that_breaks_what_looks_at_it_is_kept(master, ring, pumped, monkeypatch, broken):
     def store_server(_hypervisor):
-        raise AttributeError("not foreseen")
+        raise broken
 
     monkeypatch.setattr(master, "store_server", store_server)
     ring({"auto_deploy": True})

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import salt.exceptions
 
-from storelib import __version__, report
+from storelib import __version__, bell, report
 from storelib.hypervisor import (
     MIB,
     Fault,
@@ -61,9 +61,6 @@ log = logging.getLogger(__name__)
 
 FACTS_PATIENCE_S = 5
 """How long facts wait for libvirt; without it they tell what else they know."""
-
-MARKER = Path("/var/lib/store-deploy/highstate.json")
-"""Left by the end of the hypervisor's highstate: boot ID, time, result."""
 
 
 def _reporting(step):
@@ -221,7 +218,7 @@ def facts(spec, generation, nonce=""):
     found = {
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "cpus": os.cpu_count(),
-        "marker": read_json(MARKER),
+        "marker": read_json(bell.MARKER),
         "virt_module": "virt.init" in __salt__,
         "tools_missing": [
             " or ".join(tools) for tools in (("qemu-img",), guest.ISO_TOOLS) if not first(tools)
@@ -1161,3 +1158,42 @@ def health():
     except Fault as fault:
         found |= {"libvirt": str(fault), "hint": fault.hint}
     return found
+
+
+def ring():
+    """
+    Ring the store's doorbell again, if it is time; end the schedule once the master has heard it.
+
+    The minion's schedule calls it every minute, from the end of a highstate on. Returns whether
+    the bell was rung.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.ring
+    """
+    if bell.is_silent(bell.MARKER):
+        __salt__["schedule.delete"](bell.SCHEDULE)
+        return False
+    store = __pillar__.get("store_server", {}).get("store")
+    if not store or not bell.is_due(bell.MARKER, time.time()):
+        return False
+    # On the disk first: a master that is away must not be rung for each minute.
+    bell.rung(bell.MARKER, time.time())
+    return __salt__["event.send"](f"store/{store}/hypervisor/ready", {})
+
+
+def acknowledge():
+    """
+    Take it that the master has heard that this hypervisor is ready, and decided on it.
+
+    It is rung no more for the boot that the marker is of. Returns whether there is a marker.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'hv-0815' store_hypervisor.acknowledge
+    """
+    return bell.acknowledge(bell.MARKER)

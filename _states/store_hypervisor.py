@@ -7,11 +7,12 @@ Tell that a hypervisor has reached its highstate.
 """
 
 import json
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storelib import files
+from storelib import bell, files
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,6 +29,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def reported(name):
     """
     Leave the marker of a highstate that has ended well, and ring the doorbell of its store.
+
+    It is rung again, by the minion's own schedule, until the master acknowledges it.
 
     Give it ``order: last``. It fails, and leaves no marker, if a state of this run has failed or
     has not ended, whether it runs in parallel or was ordered after this one.
@@ -68,10 +71,24 @@ def reported(name):
     changes = _leave(Path(name), boot_id)
     # Not by pillar.get: on Salt 3008 it hands asterisks to everyone but templates.
     store = __pillar__.get("store_server", {}).get("store")
+    told = "The highstate concerns no store: pillar names none."
     if store:
+        bell.rung(Path(name), time.time())
         __salt__["event.send"](f"store/{store}/hypervisor/ready", {"boot_id": boot_id})
-    told = f"was told for store {store}" if store else "concerns no store: pillar names none"
-    return {**ret, "result": True, "changes": changes, "comment": f"The highstate {told}."}
+        told = f"The highstate was told for store {store}.{_ring_again(Path(name))}"
+    return {**ret, "result": True, "changes": changes, "comment": told}
+
+
+def _ring_again(marker):
+    """Have the minion's schedule ring until the master acknowledges; say so if it cannot."""
+    if bell.is_silent(marker):
+        return ""
+    # What it returns is of no use to the master. The splay keeps minions from ringing in time.
+    often = {"minutes": 1, "splay": 30, "maxrunning": 1, "return_job": False}
+    added = __salt__["schedule.add"](bell.SCHEDULE, function="store_hypervisor.ring", **often)
+    if added["result"] or "already exists" in added["comment"]:
+        return ""
+    return f" It is told once: {added['comment']}"
 
 
 def _leave(marker, boot_id):

@@ -23,6 +23,10 @@ class SpecError(Refused):
     """The store's pillar does not describe a server that can be deployed."""
 
 
+class PillarError(SpecError):
+    """The pillar does not compile, as happens while somebody is at work on it."""
+
+
 class LedgerError(StoreDeployError):
     """The ledger cannot be read or written."""
 

@@ -20,7 +20,7 @@ from typing import Any
 from storelib import lifecycle, orders
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import TURN_S, Change, Ledger, Record
-from storelib.spec import StoreSpec, from_pillar
+from storelib.spec import StoreSpec
 from storelib.steps import (
     STEPS,
     awake,
@@ -587,14 +587,16 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
             turn.save(candidate={**candidate, **found})
         new = turn.record.candidate["new"]
         twin = turn.twin(minion) if new else ""
+        # Before the candidate is forgotten: its pillar may not compile just now.
+        wanted = turn.wanted(minion) if new and not twin and candidate["auto"] else None
     except Waiting as err:
         if turn.left_s(candidate["until"]) > 0:
             turn.save(due=now + err.seconds)
             return turn.record, False
-        new, twin = "", ""
+        new, twin, wanted = "", "", None
     except StoreDeployError as err:
         log.warning("%s: %s says that it is ready: %s", record.store, minion, err.reason)
-        new, twin = "", ""
+        new, twin, wanted = "", "", None
     evidence = {
         key: value for key, value in turn.record.evidence.items() if key not in ("fence", "mended")
     }
@@ -605,10 +607,9 @@ def _consider(turn: Turn) -> tuple[Record, bool]:
     elif new and not candidate["auto"]:
         evidence["offered"] = _offered(minion, f"{new}; auto_deploy is off", now)
     turn.save(candidate={}, job=None, due=None, evidence=evidence)
-    if not new or twin or not candidate["auto"]:
+    if wanted is None:
         log.info("%s: %s is ready: %s", record.store, minion, evidence.get("offered", "as before"))
         return turn.record, False
-    wanted = from_pillar(turn.world.store_server(minion), minion)
     return begin(turn.ledger, now, wanted, minion, "event", redeploy=True, why=new), True
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from storelib import lifecycle, orders
+from storelib.doorbell import PUT_OFF_S, Bell
 from storelib.errors import Conflict, LedgerError
 
 MIGRATIONS = (
@@ -55,6 +56,9 @@ ALTER TABLE deployments ADD COLUMN since REAL;
 ALTER TABLE deployments ADD COLUMN held_in TEXT;
 UPDATE deployments SET
     since = json_extract(record, '$.since'), held_in = json_extract(record, '$.held_in')
+""",
+    """
+ALTER TABLE bells ADD COLUMN tries INTEGER NOT NULL DEFAULT 0
 """,
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""
@@ -195,16 +199,6 @@ class Change:
     previous: str
     reason: str
     at: float
-
-
-@dataclass(frozen=True)
-class Bell:
-    """A doorbell that was rung: of a store or a minion."""
-
-    name: str
-    at: float
-    eager: bool
-    ready: bool
 
 
 class Ledger:
@@ -465,15 +459,28 @@ class Ledger:
         """
         with self._writing() as db:
             db.execute(
-                "INSERT INTO bells VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) "
+                "INSERT INTO bells (name, at, eager, ready) VALUES (?1, ?2, ?3, ?4) "
+                "ON CONFLICT (name) "
                 "DO UPDATE SET at = ?2, eager = max(eager, ?3), ready = max(ready, ?4)",
                 (name, now, eager, ready),
             )
 
     def rung(self) -> list[Bell]:
         """Return the bells that were rung, the oldest first."""
-        rows = self._read("SELECT name, at, eager, ready FROM bells ORDER BY at")
-        return [Bell(name, at, bool(eager), bool(ready)) for name, at, eager, ready in rows]
+        rows = self._read("SELECT name, at, eager, ready, tries FROM bells ORDER BY at")
+        return [
+            Bell(name, at, bool(eager), bool(ready), tries)
+            for name, at, eager, ready, tries in rows
+        ]
+
+    def put_off(self, bell: Bell, now: float) -> None:
+        """Keep a bell that cannot be decided on yet, and look at it later, unless it rings."""
+        rest = PUT_OFF_S[min(bell.tries, len(PUT_OFF_S) - 1)]
+        with self._writing() as db:
+            db.execute(
+                "UPDATE bells SET at = ?, tries = tries + 1 WHERE name = ? AND at = ?",
+                (now + rest, bell.name, bell.at),
+            )
 
     def answered(self, bell: Bell) -> None:
         """Take a bell off the list, unless it was rung again."""

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storelib import judge, lifecycle, seed, spec
+from storelib import judge, lifecycle, seed
 from storelib.domain_states import RUNNING
 from storelib.errors import Fault, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
@@ -45,7 +45,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     facts = turn.on_hypervisor("facts", quick=True).facts
     turn.compare(facts)
     # Not before it answers: a pillar takes long to compile, and may change while nobody is there.
-    wanted = spec.from_pillar(turn.world.store_server(name), name).as_dict()
+    wanted = turn.wanted(name).as_dict()
     if wanted["store"] != turn.record.store:
         raise Fault(
             f"the pillar of {name} now names store {wanted['store']}",

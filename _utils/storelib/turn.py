@@ -19,8 +19,9 @@ from typing import Any
 
 from storelib import __version__, lifecycle, orders, report
 from storelib.domain_states import ON
-from storelib.errors import Fault
+from storelib.errors import Fault, PillarError
 from storelib.ledger import TURN_S, Job, Ledger, Record
+from storelib.spec import StoreSpec, from_pillar
 from storelib.world import ACCEPTED, Returned, World
 
 RESEND_S = 60.0
@@ -37,6 +38,9 @@ EAGER_S = 3.0
 
 EARLIER = 5
 """How many earlier jobs of the same question may still be answered: a slow guest is late."""
+
+PILLAR_S = 30.0
+"""When to look again whether a pillar compiles."""
 
 FENCE_S = 45.0
 """How long another hypervisor of the store has to say whether it runs the store's server."""
@@ -286,6 +290,13 @@ class Turn:
                 with contextlib.suppress(report.NotAReport):
                     return report.opened(returned.value, record.store, record.generation, step)
         return None
+
+    def wanted(self, hypervisor: str) -> StoreSpec:
+        """Return what the hypervisor's pillar wants now; wait as long as it does not compile."""
+        try:
+            return from_pillar(self.world.store_server(hypervisor), hypervisor)
+        except PillarError as err:
+            raise Waiting(err.reason, PILLAR_S) from err
 
     def check_hypervisor(self) -> None:
         """Raise :class:`Replaced` if an operator has accepted another key of the hypervisor."""

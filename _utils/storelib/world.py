@@ -64,7 +64,11 @@ class World(Protocol):
         """Return the master's public key, PEM."""
 
     def store_server(self, hypervisor: str) -> object:
-        """Compile the hypervisor's pillar and return its ``store_server``."""
+        """
+        Compile the hypervisor's pillar and return its ``store_server``.
+
+        Raises :class:`storelib.errors.PillarError` if it does not compile.
+        """
 
     def same_key(self, one: str, other: str) -> bool:
         """Say whether two PEM texts are the same public key."""

@@ -7,11 +7,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
+import salt.loader
+import salt.minion
 import salt.utils.event
+import salt.utils.schedule
 
-from storelib import guest
+from storelib import bell, guest
 
 pytest_plugins = ["tests.functional.fake_guest"]
 
@@ -20,7 +24,7 @@ SLS = sorted(
     ".".join(path.relative_to(REPO / "salt").with_suffix("").parts).removesuffix(".init")
     for path in (REPO / "salt").glob("*/*.sls")
 )
-MARKER = pathlib.Path("/var/lib/store-deploy/highstate.json")
+MARKER = bell.MARKER
 READY = "store_hypervisor-ready-reported"
 STORE = {"store_server": {"store": "0815"}}
 
@@ -46,16 +50,44 @@ def test_a_hypervisor_of_every_family_gets_its_packages(minion, family, monkeypa
     assert "xorriso" in str(shown["store_hypervisor-init-packages"])
 
 
+def persisted(minion):
+    """Where the minion's schedule is on the disk, so that it outlives a restart."""
+    return pathlib.Path(minion.opts["conf_file"]).parent / "minion.d/_schedule.conf"
+
+
+@pytest.fixture
+def schedule(minion):
+    """The minion's own schedule, as its daemon keeps it."""
+    opts = {**minion.opts, "schedule": {}}
+    returners = salt.loader.returners(opts, minion.modules)
+    kept = salt.utils.schedule.Schedule(opts, minion.modules, returners, new_instance=True)
+    yield kept
+    persisted(minion).unlink(missing_ok=True)
+
+
 @pytest.fixture(autouse=True)
-def told(monkeypatch):
-    """The events for the master, in order; the bus that would carry them is not running."""
-    tags = []
+def told(monkeypatch, schedule):
+    """
+    The events for the master, in order.
+
+    The bus that would carry them is not running; what the minion's daemon is asked about its
+    schedule is answered by that.
+    """
+    tags, answers = [], []
 
     def fire_event(self, data, tag, *args, **kwargs):
         tags.append(tag)
+        answers.append({**data, "tag": tag})
+        if tag == "manage_schedule":
+            daemon = types.SimpleNamespace(schedule=schedule)
+            salt.minion.Minion.manage_schedule(daemon, tag, data)
         return True
 
+    def get_event(self, *args, tag="", **kwargs):
+        return next((each for each in reversed(answers) if each["tag"] == tag), None)
+
     monkeypatch.setattr(salt.utils.event.SaltEvent, "fire_event", fire_event)
+    monkeypatch.setattr(salt.utils.event.SaltEvent, "get_event", get_event)
     return lambda: [tag for tag in tags if tag.startswith("store/")]
 
 
@@ -187,6 +219,7 @@ def test_the_way_back_takes_a_guest_out_of_its_deployment(minion):
 def highstate(minion, site):
     """Apply a hypervisor's highstate: the given states and then, included first, ours."""
     MARKER.unlink(missing_ok=True)
+    bell.note(MARKER).unlink(missing_ok=True)
     (site / "top.sls").write_text("base: {'*': [store_hypervisor.ready, site]}\n")
 
     def applied(states, **kwargs):
@@ -196,6 +229,7 @@ def highstate(minion, site):
 
     yield applied
     MARKER.unlink(missing_ok=True)
+    bell.note(MARKER).unlink(missing_ok=True)
 
 
 def nop(**kwargs):
@@ -281,6 +315,101 @@ def test_a_hypervisor_without_a_store_leaves_the_marker_and_tells_nobody(minion,
 
 def test_the_marker_can_be_taken_away(minion, highstate):
     highstate({"a": nop()})
-    (removed,) = apply(minion, "store_hypervisor.clean").values()
-    assert removed["result"] is True
+    removed = apply(minion, "store_hypervisor.clean").values()
+    assert [each["result"] for each in removed] == [True] * 3
     assert not MARKER.exists()
+    assert not bell.note(MARKER).exists()
+    assert bell.SCHEDULE not in persisted(minion).read_text()
+    again = apply(minion, "store_hypervisor.clean").values()
+    assert [(each["result"], each["changes"]) for each in again] == [(True, {})] * 3
+
+
+# The bell that is rung until it is acknowledged
+
+
+@pytest.fixture
+def modules(minion):
+    """The modules as the minion's schedule calls them, with the pillar of a hypervisor."""
+    return salt.loader.minion_mods({**minion.opts, "pillar": STORE})
+
+
+def pass_time(seconds):
+    """Let the bell be due that much earlier."""
+    note = json.loads(bell.note(MARKER).read_text())
+    bell.note(MARKER).write_text(json.dumps({**note, "due": note["due"] - seconds}))
+
+
+def test_the_bell_is_rung_again_by_the_minions_own_schedule(minion, highstate, schedule):
+    ours, _ = highstate({"a": nop()})
+    assert ours["comment"] == "The highstate was told for store 0815."
+    job = schedule.opts["schedule"][bell.SCHEDULE]
+    assert (job["function"], job["minutes"]) == ("store_hypervisor.ring", 1)
+    assert job["return_job"] is False, "the master has no use for it"
+    assert "store_hypervisor.ring" in persisted(minion).read_text()
+    again, _ = highstate({"a": nop()})
+    assert again["comment"] == "The highstate was told for store 0815."
+    assert list(schedule.opts["schedule"]) == [bell.SCHEDULE]
+
+
+def test_it_rings_when_it_is_time_and_not_before(highstate, modules, told):
+    highstate({"a": nop()})
+    assert modules["store_hypervisor.ring"]() is False
+    assert len(told()) == 1
+    pass_time(bell.PAUSES_S[0] * (1 + bell.JITTER))
+    assert modules["store_hypervisor.ring"]() is True
+    assert modules["store_hypervisor.ring"]() is False
+    assert told() == ["store/0815/hypervisor/ready"] * 2
+
+
+def test_a_bell_that_was_acknowledged_rings_no_more_and_leaves_nothing(
+    minion, highstate, modules, schedule, told
+):
+    highstate({"a": nop()})
+    assert modules["store_hypervisor.acknowledge"]() is True
+    assert modules["store_hypervisor.acknowledge"]() is True
+    pass_time(bell.PAUSES_S[-1] * 2)
+    assert modules["store_hypervisor.ring"]() is False
+    assert len(told()) == 1
+    assert bell.SCHEDULE not in schedule.opts["schedule"]
+    assert bell.SCHEDULE not in persisted(minion).read_text()
+
+
+def test_a_later_highstate_of_a_boot_that_was_acknowledged_is_told_once(
+    highstate, modules, schedule, told
+):
+    highstate({"a": nop()})
+    modules["store_hypervisor.acknowledge"]()
+    modules["store_hypervisor.ring"]()
+    highstate({"a": nop()})
+    assert len(told()) == 2
+    assert bell.SCHEDULE not in schedule.opts["schedule"]
+
+
+def test_another_boot_is_to_be_acknowledged_anew(highstate, modules, schedule, told):
+    highstate({"a": nop()})
+    modules["store_hypervisor.acknowledge"]()
+    modules["store_hypervisor.ring"]()
+    note = json.loads(bell.note(MARKER).read_text())
+    bell.note(MARKER).write_text(json.dumps({**note, "boot_id": "the last boot's"}))
+    highstate({"a": nop()})
+    assert bell.SCHEDULE in schedule.opts["schedule"]
+    assert "acknowledged" not in json.loads(bell.note(MARKER).read_text())
+
+
+def test_a_hypervisor_without_a_store_has_nothing_to_ring_for(minion, highstate, schedule):
+    apply(minion, "store_hypervisor.ready")
+    assert bell.SCHEDULE not in schedule.opts["schedule"]
+
+
+def test_without_a_marker_there_is_nothing_to_acknowledge(highstate, modules):
+    assert modules["store_hypervisor.acknowledge"]() is False
+    assert not bell.note(MARKER).exists()
+
+
+def test_where_the_schedule_takes_no_job_the_state_says_that_it_is_told_once(
+    highstate, monkeypatch
+):
+    monkeypatch.setattr(salt.utils.event.SaltEvent, "get_event", lambda *_, **__: None)
+    ours, _ = highstate({"a": nop()})
+    assert ours["result"] is True
+    assert "It is told once: Failed to add job" in ours["comment"]

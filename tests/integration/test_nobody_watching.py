@@ -3,12 +3,15 @@
 """Nobody types, nobody watches, or half of the machinery is missing: it goes on all the same."""
 
 import concurrent.futures
+import json
 import signal
 import subprocess
 
 import pytest
 import store_site
 import yaml
+
+from storelib import bell
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,32 @@ def test_a_hypervisors_highstate_deploys_its_store_with_a_master_that_is_not_roo
         assert path.owner() == "salt"
     done = site.salt_run("doctor", "hypervisors=hv-auto")
     assert (done.status, done.answer) == (0, {"faults": []})
+
+
+def test_a_ready_event_that_was_lost_is_rung_again_until_the_master_has_heard_it(site, master):
+    """Nobody hears the end of the highstate; the minion was restarted since, too."""
+    site.stand_ins.absent.add("store-level")
+    bell.note(bell.MARKER).unlink(missing_ok=True)
+    master(without=["50-store-deploy-reactor.conf"])
+    site.describe("hv-level", "level", auto_deploy=True, timeouts={"booting": 1})
+    site.start_hypervisors("hv-level")
+    site.reaches_its_highstate("hv-level")
+    site.hypervisors["hv-level"].kill()
+    site.hypervisors["hv-level"].start()
+    kept = lambda: site.ask("hv-level", "schedule.list", "return_yaml=False")  # noqa: E731
+    store_site.until(lambda: bell.SCHEDULE in (kept() or {}), 60, "the minion has its schedule")
+    assert site.record("level") is None
+    # Sooner than in a minute, for a test has not the time that a store has.
+    assert site.ask("hv-level", "schedule.delete", bell.SCHEDULE)["result"]
+    often = ("function=store_hypervisor.ring", "seconds=1", "return_job=False")
+    assert site.ask("hv-level", "schedule.add", bell.SCHEDULE, *often)["result"]
+
+    master()
+    note = json.loads(bell.note(bell.MARKER).read_text())
+    bell.note(bell.MARKER).write_text(json.dumps({**note, "due": 0}))
+
+    store_site.until(lambda: site.record("level"), 60, "the deployment begins")
+    assert site.record("level").requested_by == "event"
+    store_site.until(lambda: bell.is_silent(bell.MARKER), 60, "the bell is acknowledged")
+    store_site.until(lambda: kept() == {}, 60, "the schedule is gone")
+    site.ended("level")

@@ -14,6 +14,7 @@ import pytest
 from fake_master import PILLAR
 
 from storelib import flow, spec
+from storelib.doorbell import PUT_OFF_S
 from storelib.errors import Conflict, LedgerError, Refused
 from storelib.ledger import SCHEMA_VERSION, Job, Ledger, Record
 
@@ -161,6 +162,24 @@ def test_a_bell_that_rings_again_while_it_is_answered_is_heard_again(ledger):
     ledger.answered(heard)
     (again,) = ledger.rung()
     assert (again.name, again.ready) == ("hv-0816", True)
+
+
+def test_a_bell_that_is_put_off_rests_longer_each_time_unless_it_rings(ledger):
+    ledger.ring("hv-0816", 100.0, ready=True)
+    rests = []
+    for _ in range(len(PUT_OFF_S) + 1):
+        (bell,) = ledger.rung()
+        ledger.put_off(bell, 100.0)
+        (bell,) = ledger.rung()
+        rests.append(bell.at - 100.0)
+        assert bell.rests(100.0)
+        assert not bell.rests(bell.at)
+    assert rests == [*PUT_OFF_S, PUT_OFF_S[-1]]
+    ledger.ring("hv-0816", 100.0)
+    (rung,) = ledger.rung()
+    assert not rung.rests(100.0)
+    ledger.put_off(bell, 100.0)
+    assert ledger.rung() == [rung], "it rang meanwhile"
 
 
 @pytest.mark.parametrize("order", [(True, False), (False, True)])

@@ -18,8 +18,8 @@ from typing import Any
 
 from storelib import adoption, flow, judge, lifecycle, orders, report, views
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
-from storelib.ledger import BUSY_S, Bell, Ledger, Record
-from storelib.master import pillar_cache, pulse, settings
+from storelib.ledger import BUSY_S, Ledger, Record
+from storelib.master import pillar_cache, pulse, ready, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
@@ -194,11 +194,11 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
         # What can be done without the setting goes on.
         log.error("%s; %s", fault, mend)
     with ledger(opts) as books:
-        rung = books.rung()
+        rung = [bell for bell in books.rung() if not bell.rests(time.time())]
         # Each of these takes a pillar; those that are under way must not wait for all of them.
         later = [bell for bell in rung if bell.ready][READY_AT_ONCE:]
         asked_for = {
-            bell: _answering(opts, master, books, bell) for bell in rung if bell not in later
+            bell: ready.stores_of(opts, master, books, bell) for bell in rung if bell not in later
         }
         bells = {bell: named for bell, named in asked_for.items() if named is not None}
         stores = dict.fromkeys(store for named in bells.values() for store in named)
@@ -232,6 +232,8 @@ def reconcile(opts: dict, master: SaltWorld, sweep: bool) -> dict[str, str]:
             # Only now: a bell must not be lost with a process that is killed.
             if not busy.intersection(named):
                 books.answered(bell)
+                if bell.ready:
+                    ready.acknowledge(master, bell.name)
         if sweep:
             pillar_cache.forget_strangers(opts, books)
         return states
@@ -243,47 +245,6 @@ def _put_off(books: Ledger, store: str) -> None:
         record = books.get(store)
         if record and record.due is not None:
             books.save(dataclasses.replace(record, due=time.time() + PUT_OFF_S))
-
-
-def _answering(opts: dict, master: SaltWorld, books: Ledger, bell: Bell) -> list[str] | None:
-    """Return the stores that a bell is about, ``None`` if it has to be answered later."""
-    if bell.ready:
-        try:
-            _ready(opts, master, books, bell.name)
-        except Conflict as err:
-            # Another process has the store: it is done soon.
-            log.info("%s", err)
-            return None
-        except StoreDeployError as err:
-            log.warning("%s says that it is ready: %s; %s", bell.name, err.reason, err.hint)
-        except Exception:
-            # A minion's word must not stop the pump.
-            log.exception("%s says that it is ready", bell.name)
-    record = books.get(bell.name)
-    return [each.store for each in ([record] if record else books.of_minion(bell.name))]
-
-
-def _ready(opts: dict, master: SaltWorld, books: Ledger, minion: str) -> None:
-    """Look at a minion that says it is a ready hypervisor: what does its pillar say?"""
-    known = books.of_minion(minion)
-    if any(each.active and each.hypervisor == minion for each in known):
-        # Its deployment is under way, and looks for itself.
-        return
-    if ACCEPTED not in master.keys(minion):
-        return
-    pillar = master.store_server(minion)
-    if pillar is None:
-        return
-    spec = from_pillar(pillar, minion)
-    record = books.get(spec.store)
-    if record is not None and record.state != lifecycle.RETIRED.name:
-        with flow.locked(settings.state_dir(opts) / "locks", spec.store) as held:
-            if not held:
-                raise Conflict(f"store {spec.store} is at work")
-            flow.offer(master, books, record, minion, spec.auto_deploy, settings.max_active(opts))
-    elif record is None and spec.auto_deploy:
-        log.info("%s: %s is ready, auto_deploy", spec.store, minion)
-        flow.begin(books, time.time(), spec, minion, "event")
 
 
 def advance(

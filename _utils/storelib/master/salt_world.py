@@ -21,7 +21,7 @@ import salt.utils.jid
 import salt.utils.minions
 
 from storelib import seal
-from storelib.errors import SpecError
+from storelib.errors import PillarError
 from storelib.master import keys, pillar_cache, settings
 from storelib.turn import Unheard
 from storelib.world import Returned
@@ -152,14 +152,14 @@ def store_server(opts: dict, hypervisor: str) -> object:
     """
     Return ``store_server`` of the hypervisor's pillar, compiled here with its cached grains.
 
-    Raises :class:`SpecError` if the pillar does not compile.
+    Raises :class:`PillarError` if the pillar does not compile.
     """
     _, grains, _ = salt.utils.minions.get_minion_data(hypervisor, opts)
     saltenv = opts.get("saltenv") or "base"
     pillar = salt.pillar.Pillar(opts, grains or {"id": hypervisor}, hypervisor, saltenv)
     data = pillar.compile_pillar()
     if data.get("_errors"):
-        raise SpecError(
+        raise PillarError(
             f"the pillar of {hypervisor} does not compile: {'; '.join(map(str, data['_errors']))}",
             f"salt-run pillar.show_pillar {hypervisor} shows it; mend it, then try again",
         )

@@ -62,9 +62,10 @@ integration: packages  ## a real master and minions with the shipped configurati
 matrix: packages  ## every fault in every state of a deployment, as a table
 	@$(call on_machine,pytest tests/faults)
 
-faults: matrix  ## the matrix, rounds of faults on a real guest, 10,000 forged doorbells (an hour)
+faults: matrix  ## the matrix, rounds of faults on a real guest, 10,000 forged doorbells, 20 minutes of standstill (two hours)
 	@$(call venv,$(SALT))/bin/pytest tests/night
 	@$(call on_machine,STORE_DEPLOY_FLOOD=10000 pytest tests/integration/test_hostile_minion.py -k flood)
+	@$(call on_machine,STORE_DEPLOY_FROZEN_S=1200 pytest tests/integration/test_time.py -k still)
 
 e2e: packages  ## whole deployments into a real guest, checked from outside
 	@$(call venv,$(SALT))/bin/pytest tests/e2e

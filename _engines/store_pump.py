@@ -38,13 +38,20 @@ def start(interval=0.25):
         Seconds between two looks at the ledger, while nothing happens on the bus.
     """
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=True) as bus:
+        looked = 0.0
         while True:
             try:
-                event = bus.get_event(wait=interval, tag="salt/job/", full=True)
-                if event and "/ret/" in event["tag"]:
-                    minion = event["tag"].rpartition("/")[2]
+                # Any event: while Salt waits for one with some tag it goes by the time of day, and
+                # a clock that is set back by hours would make it wait for hours.
+                event = bus.get_event(wait=interval, full=True)
+                tag = event["tag"] if event else ""
+                if tag.startswith("salt/job/") and "/ret/" in tag:
+                    minion = tag.rpartition("/")[2]
                     __runners__["deploy.notify"](minion=minion, eager=False)
+                elif event and time.monotonic() - looked < interval:
+                    continue
                 __runners__["deploy.reconcile"](sweep=False)
+                looked = time.monotonic()
             except SaltDeserializationError:
                 # On Salt 3006 a tag with an empty line, from any minion, cannot be read.
                 log.warning("an event on the bus could not be read")

@@ -216,9 +216,8 @@ class Turn:
             # Beside the job that is under way, which goes on.
             jids = [*known.get("jids", []), self.world.new_jid()][-EARLIER:]
             known = {"run": run, "jids": jids if known.get("run") == run else jids[-1:], "at": now}
-            self._looking(known)
             arguments = {"spec": self.spec, "generation": record.generation, "nonce": jids[-1]}
-            self.world.publish(jids[-1], record.hypervisor, "store_hypervisor.noted", arguments)
+            self._send_beside(known, jids[-1], "store_hypervisor.noted", arguments)
         told = self._told(known["jids"], record.hypervisor, "noted")
         if told is None:
             self._mend_beside(known)
@@ -240,8 +239,18 @@ class Turn:
             "mend": self.world.new_jid(),
             "at": self.record.clock_s - RESEND_S + SYNC_S,
         }
+        self._send_beside(known, known["mend"], function, MENDS[function])
+
+    def _send_beside(
+        self, known: dict[str, Any], jid: str, function: str, arguments: dict[str, Any]
+    ) -> None:
+        """Publish beside the deployment's own job, as :meth:`_send` does."""
         self._looking(known)
-        self.world.publish(known["mend"], self.record.hypervisor, function, MENDS[function])
+        try:
+            self.world.publish(jid, self.record.hypervisor, function, arguments)
+        except Unheard:
+            self._looking({**known, "at": 0})
+            raise
 
     def _looking(self, known: dict[str, Any]) -> None:
         self.save(evidence={**self.record.evidence, "look": known})

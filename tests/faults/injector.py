@@ -450,11 +450,32 @@ class Lost(Fault):
         return True
 
 
+class Clock(Fault):
+    """The master's clock is set, in one state by hours, in the next by a year."""
+
+    jumps_s = ()
+
+    def inject(self, at):
+        jump_s = self.jumps_s[len(self.injected) % len(self.jumps_s)]
+        self.note(at, f", {jump_s} s")
+        store_site.set_clock(jump_s)
+
+
+class Ahead(Clock):
+    about = "the master's clock jumps on, by 3 hours or a year"
+    jumps_s = (3 * 3600, 365 * 24 * 3600)
+
+
+class Behind(Clock):
+    about = "the master's clock is set back, by 3 hours or a year"
+    jumps_s = (-3 * 3600, -365 * 24 * 3600)
+
+
 FAULTS = {
     kind.__name__.lower(): kind
     for kind in (
         *(Before, Between, After, Engine, Hypervisor, Libvirtd, Guest, Network),
-        *(Dropped, Doubled, Delayed, Shuffled, Lost),
+        *(Dropped, Doubled, Delayed, Shuffled, Lost, Ahead, Behind),
     )
 }
 
@@ -512,13 +533,19 @@ class Injector(socketserver.ThreadingUnixStreamServer):
         return {}
 
 
+FILES_KEEP_THEIR_TIMES = {"publish_session": 10**9, "keep_jobs_seconds": 10**9}
+"""The kernel dates files by its own clock: without these Salt would find each a year old."""
+
+
 class Phase:
     """Deployments that suffer their faults side by side, and the master that they need."""
 
-    def __init__(self, *stores, sweep_s=5, without=()):
+    def __init__(self, *stores, sweep_s=5, without=(), clock=False):
         self.stores = stores
         self.sweep_s = sweep_s
         self.without = without
+        self.clock = clock
+        """Whether the master has a clock that can be set."""
 
     def run(self, site, injector, seconds):
         self.configure(site)
@@ -547,9 +574,15 @@ class Phase:
             "schedule": {"store-deploy-sweep": schedule},
             # The master has an end of the cable, too.
             "interface": "0.0.0.0",
+            **(FILES_KEEP_THEIR_TIMES if self.clock else {}),
         }
         site.master.kill()
-        site.master.start(**site.configuration)
+        plain = site.master.environment
+        with contextlib.ExitStack() as ends:
+            if self.clock:
+                site.master.environment = plain | store_site.settable_clock()
+                ends.callback(setattr, site.master, "environment", plain)
+            site.master.start(**site.configuration)
 
     @staticmethod
     def remove(site, fault):

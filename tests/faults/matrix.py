@@ -14,6 +14,9 @@ PHASES = (
     Phase("engine", "hypervisor", "guest", "network"),
     Phase("doubled", "delayed", "shuffled", "lost"),
     Phase("before", "between", "after"),
+    # Each has the clock for itself.
+    Phase("ahead", clock=True),
+    Phase("behind", clock=True),
 )
 PHASE_S = 900
 """How long the deployments of a phase may take."""

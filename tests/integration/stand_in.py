@@ -93,12 +93,16 @@ class StandIns:
 
     def kill_minion(self, name):
         """Kill the guest's minion with its jobs; its system starts it again."""
+        self.signal_minion(name, signal.SIGKILL)
+
+    def signal_minion(self, name, how):
+        """Send a signal to the guest's minion and its jobs."""
         space = os.readlink(self._init(name) / "ns/pid")
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 ours = os.readlink(path / "ns/pid") == space
                 if ours and b"/salt-minion" in (path / "cmdline").read_bytes():
-                    os.kill(int(path.name), signal.SIGKILL)
+                    os.kill(int(path.name), how)
 
     def is_down(self, name):
         """Say whether the guest went down for a reboot and no boot followed (``stays-down``)."""

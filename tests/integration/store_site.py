@@ -39,6 +39,8 @@ BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 POOL = pathlib.Path("/var/lib/libvirt/images")
 ADDRESS = "10.0.2.2"
 """The master's, as the stores have it: a loopback address is refused."""
+CLOCK = pathlib.Path("/srv/clock")
+"""By how many seconds a clock that can be set is wrong."""
 
 OTHERS = ("site-domain", "site-minion", "hv-0815", "store-0815")
 """What a test that deploys another store must not touch."""
@@ -82,6 +84,26 @@ def run(*argv, seconds=60):
     )
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def settable_clock():
+    """Return the environment of a process whose clock :func:`set_clock` sets; it is right now."""
+    CLOCK.write_text("+0")
+    (library,) = pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(CLOCK),
+        "FAKETIME_NO_CACHE": "1",
+        # The kernel's other clocks, CLOCK_BOOTTIME too, nobody sets.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def set_clock(seconds):
+    """Have the clock jump by so many seconds more."""
+    new = CLOCK.with_suffix(".new")
+    new.write_text(f"{int(CLOCK.read_text()) + seconds:+d}")
+    new.replace(CLOCK)
 
 
 class Daemon:
@@ -213,11 +235,15 @@ class Hypervisor(Daemon):
         self.start()
 
     def kill(self):
-        """End it with its jobs, which have process groups of their own."""
+        """End it with its jobs."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def signal(self, how):
+        """Send a signal to it and to its jobs, which have process groups of their own."""
         for pid in processes(self.argv[-1]):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+                os.kill(pid, how)
 
 
 class Libvirtd(Daemon):
@@ -476,6 +502,25 @@ class Site:
         """Return the public keys that the master has of a minion, by state."""
         paths = {path.name: path / minion for path in PKI.glob("minions*")}
         return {state: path.read_text().strip() for state, path in paths.items() if path.is_file()}
+
+    @contextlib.contextmanager
+    def busy_bus(self):
+        """Fire events that are for nobody on the master's bus meanwhile."""
+        opts = salt.config.master_config("/etc/salt/master")
+        ended = threading.Event()
+        with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=False) as bus:
+
+            def fire():
+                while not ended.wait(0.02):
+                    bus.fire_event({}, "site/nobody")
+
+            firing = threading.Thread(target=fire)
+            firing.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                firing.join()
 
     @contextlib.contextmanager
     def events(self, prefix):

@@ -8,7 +8,8 @@ of the deployment (generation) by keyword, can be called again after having been
 line, and return a report: ``ok``, ``error``, ``hint`` and the facts that were read back.
 None raises for a fault of the world; such a report sets the return code 1.
 
-:depends: ``storelib`` (``_utils/``), execution module ``virt``, libvirt-python, qemu-img, xorriso
+:depends: ``storelib`` (``_utils/``), execution module ``virt``, libvirt-python, qemu-img, xorriso,
+    curl for images from web servers
 """
 
 import contextlib
@@ -44,6 +45,7 @@ from storelib.hypervisor import (
     old,
     read_json,
     remains,
+    transfer,
     unfinished,
     write,
 )
@@ -61,6 +63,9 @@ log = logging.getLogger(__name__)
 
 FACTS_PATIENCE_S = 5
 """How long facts wait for libvirt; without it they tell what else they know."""
+
+STAGING_S = 45 * 60
+"""How long a deployment waits for its image, unless the spec says otherwise."""
 
 
 def _reporting(step):
@@ -191,8 +196,23 @@ def _seed_facts(place):
     return {"path": str(place.seed), "exists": place.seed.exists()}
 
 
+def _get_file(source, path):
+    try:
+        return __salt__["cp.get_file"](source, path)
+    except salt.exceptions.SaltException as err:
+        raise Fault(
+            f"the master cannot be asked for the image {source}: {err or type(err).__name__}",
+            "see to the master and the line",
+        ) from err
+
+
+def _source_error(spec):
+    fault = images.unreachable(spec["image"]["source"], transfer.Access.of(__opts__))
+    return f"{fault}: {fault.hint}" if fault else ""
+
+
 @_reporting
-def facts(spec, generation, nonce=""):
+def facts(spec, generation, source=False, nonce=""):
     """
     Read what the hypervisor has and lacks for this store. Changes nothing.
 
@@ -205,6 +225,10 @@ def facts(spec, generation, nonce=""):
     generation
         Number of the deployment.
 
+    source
+        Look, too, whether an image that is not here yet can be fetched (``source_error``): web
+        server or file. That takes some seconds at most, for which nobody waits otherwise.
+
     nonce
         What the runner sends to have the report sealed for its question.
 
@@ -215,14 +239,19 @@ def facts(spec, generation, nonce=""):
         salt 'hv-0815' store_hypervisor.facts spec='{...}' generation=1
     """
     pool = Path(spec["pool"]) if spec["pool"].startswith("/") else None
+    curl = [("curl",)] if spec["image"]["source"].startswith(images.WEB) else []
     found = {
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "cpus": os.cpu_count(),
         "marker": read_json(bell.MARKER),
         "virt_module": "virt.init" in __salt__,
         "tools_missing": [
-            " or ".join(tools) for tools in (("qemu-img",), guest.ISO_TOOLS) if not first(tools)
+            " or ".join(tools)
+            for tools in (("qemu-img",), guest.ISO_TOOLS, *curl)
+            if not first(tools)
         ],
+        "saltenv": __opts__.get("saltenv") or "base",
+        "source_error": "",
         "libvirt": {"uri": _uri(), "version": None, "reachable": False, "why": ""},
         "virt_types": [],
         "virt_type": None,
@@ -277,6 +306,8 @@ def facts(spec, generation, nonce=""):
         found |= {what: {"path": None, "exists": False} for what in ("disk", "seed", "image")}
         found["set_asides"] = []
         found["prepared"] = {"path": None, "exists": False, "generation": None, "size": 0}
+    if source and found["image"].get("sha256") != spec["image"]["sha256"]:
+        found["source_error"] = _source_error(spec)
     return found
 
 
@@ -286,7 +317,8 @@ def stage(spec, generation, order, nonce=""):
     Bring the image into the hypervisor's cache and check its SHA-256.
 
     An image that is there already is not fetched again, and read again only if it was touched.
-    A transfer by http(s) that broke off goes on where it stopped.
+    A transfer by http(s) that broke off goes on where it stopped, and ends before the state's time
+    is over. While another job brings the same image, ``waits`` says so and nothing is done.
 
     spec
         Spec of the store, as the runner freezes it.
@@ -309,9 +341,15 @@ def stage(spec, generation, order, nonce=""):
     with _at_work(spec, order, "stage") as (_, place):
         # The transfer takes its time, and has a lock of its own.
         pass
-    images.stage(spec["image"]["source"], place.image, place.sha256, __salt__["cp.get_file"])
+    # What went wrong is to be told before the master loses its patience.
+    limit_s = 0.9 * spec.get("timeouts", {}).get("staging", STAGING_S)
+    access = transfer.Access.of(__opts__)
+    try:
+        images.stage(spec["image"]["source"], place.image, place.sha256, _get_file, access, limit_s)
+    except images.Busy as busy:
+        return {"waits": str(busy)}
     # An image that was in the cache before may have been looked at less closely then.
-    disks.whole(place.image, spec["image"]["source"])
+    disks.whole(place.image, transfer.shown(spec["image"]["source"]))
     disks.fit(place.image, spec["disk_gib"], spec["clone"])
     ready = new_server.facts(new_server.of(place))
     disks.room(place.image, place.pool, spec["clone"], ready["size"])
@@ -395,7 +433,7 @@ def _staged(spec, place):
     """Raise a fault if the image is not in the cache, whole."""
     if not place.image.exists() or not images.checked(place.image, place.sha256):
         raise Fault(f"the image {place.sha256} is not in the cache", "stage it first")
-    disks.whole(place.image, spec["image"]["source"])
+    disks.whole(place.image, transfer.shown(spec["image"]["source"]))
 
 
 def _init(connection, arguments):

@@ -11,14 +11,13 @@ import collections
 import concurrent.futures
 import contextlib
 import hashlib
-import http.server
 import inspect
 import itertools
 import json
 import os
 import pathlib
 import re
-import socket
+import shutil
 import subprocess
 import threading
 import time
@@ -28,6 +27,8 @@ import libvirt
 import pytest
 import salt.crypt
 from cryptography.hazmat.primitives import serialization
+from salt.exceptions import SaltClientError, SaltReqTimeoutError
+from web_server import WebServer, says
 
 from storelib import judge, orders, report
 from storelib.hypervisor import CONSOLES, Place, domains, fence, guest, images, new_server
@@ -224,47 +225,10 @@ def killed(monkeypatch):
 
 @pytest.fixture
 def server(image, monkeypatch):
-    """A web server that has the image and the faults that a test asks for."""
+    """A web server that has the image."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server(image.read_bytes()) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with WebServer(image.read_bytes()) as server:
         yield server
-        server.silence.set()
-        server.shutdown()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    def __init__(self, content):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = content
-        self.most = len(content)
-        self.ranges = True
-        self.silence = threading.Event()
-        self.silence.set()
-        self.asked = []
-        self.url = f"http://127.0.0.1:{self.server_port}/image.qcow2"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
-        self.server.silence.wait()
-        if self.path != "/image.qcow2":
-            self.send_error(404)
-            return
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.server.ranges else 0
-        if start >= len(self.server.content):
-            self.send_error(416)
-            return
-        body = self.server.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: self.server.most])
-
-    def log_message(self, *_):
-        pass
 
 
 def raised(error):
@@ -500,56 +464,84 @@ def test_an_image_comes_from_a_web_server_once(done, spec, server):
     spec["image"]["source"] = server.url
     assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
     done("stage")
-    assert server.asked == [None]
+    assert server.ranges == [None]
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_stopped(done, spec, server):
+def test_a_missing_image_is_one_sentence(call, refused, spec, server):
     spec["image"]["source"] = server.url
-    server.most = len(server.content) // 2
-    assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
-    assert server.asked == [None, f"bytes={server.most}-"]
-
-
-def test_a_transfer_that_cannot_go_on_is_one_sentence(done, refused, spec, server, place):
-    spec["image"]["source"] = server.url
-    server.most, server.ranges = len(server.content) // 2, False
-    assert refused("stage") == (
-        f"the image {server.url} cannot be fetched: the server closed the connection "
-        f"after {server.most} bytes"
-    )
-    assert not place.image.exists()
-    server.most, server.ranges = len(server.content), True
-    server.asked.clear()
-    done("stage")
-    assert server.asked == [f"bytes={len(server.content) // 2}-"]
-
-
-def test_a_transfer_killed_after_its_last_byte_is_not_repeated(done, spec, server, place):
-    spec["image"]["source"] = server.url
-    place.image.parent.mkdir(parents=True)
-    place.image.with_suffix(".part").write_bytes(server.content)
-    assert done("stage")["image"]["sha256"] == spec["image"]["sha256"]
-
-
-def test_a_missing_image_is_one_sentence(refused, spec, server):
-    spec["image"]["source"] = f"{server.url}.old"
+    server.answers = [says("404 Not Found")]
     assert "cannot be fetched: the server answers 404 Not Found" in refused("stage")
     spec["image"]["source"] = "/srv/none.qcow2"
     assert refused("stage") == "the image /srv/none.qcow2 does not exist on the hypervisor"
+    assert call("facts")["facts"]["source_error"] == ""
+    assert call("facts", source=True)["facts"]["source_error"].startswith(
+        "the image /srv/none.qcow2 does not exist on the hypervisor: put the"
+    )
 
 
-def test_a_silent_server_is_one_sentence(refused, spec, server, monkeypatch):
-    monkeypatch.setattr(images, "TIMEOUT_S", 0.2)
+def test_an_image_that_is_here_is_not_looked_for(done, spec, server):
     spec["image"]["source"] = server.url
-    server.silence.clear()
-    assert "cannot be fetched: the server was silent for 0.2 s" in refused("stage")
+    assert done("facts", source=True)["source_error"] == ""
+    assert server.ranges == ["bytes=0-3"]
+    done("stage")
+    server.requests.clear()
+    assert done("facts", source=True)["source_error"] == ""
+    assert not server.requests
 
 
-def test_a_server_that_is_down_is_one_sentence(refused, spec, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        spec["image"]["source"] = f"http://127.0.0.1:{closed.getsockname()[1]}/image.qcow2"
-    assert "cannot be fetched: Connection refused after 0 bytes" in refused("stage")
+def test_an_image_comes_by_the_minions_proxy(done, modules, spec, server, monkeypatch):
+    spec["image"]["source"] = "http://images.example.com/x"
+    port = server.server_address[1]
+    monkeypatch.setitem(globals_of(modules)["__opts__"], "proxy_host", "127.0.0.1")
+    monkeypatch.setitem(globals_of(modules)["__opts__"], "proxy_port", port)
+    assert done("facts", source=True)["source_error"] == ""
+    done("stage")
+    assert {each["line"] for each in server.requests} == {
+        "GET http://images.example.com/x HTTP/1.1"
+    }
+
+
+def test_a_transfer_ends_before_the_states_time_is_over(refused, spec, server):
+    spec["image"]["source"] = server.url
+    spec["timeouts"] = {"staging": 1}
+    server.answers = [lambda *_: server.over.wait()]
+    assert "it took longer than 0.9 s" in refused("stage")
+
+
+def test_a_job_that_waits_for_another_says_so(done, place, monkeypatch):
+    monkeypatch.setattr(images, "PATIENCE_S", 0)
+    place.image.parent.mkdir(parents=True)
+    with images._alone(place.image):
+        assert done("stage")["waits"] == (
+            "another job of this hypervisor brings the image, 0 MiB are here"
+        )
+        assert not place.image.exists()
+    assert "waits" not in done("stage")
+
+
+@pytest.mark.parametrize("error", [SaltReqTimeoutError("Message timed out"), SaltClientError()])
+def test_a_master_that_cannot_be_asked_for_the_image_is_named(refused, spec, place, stub, error):
+    def broken(_, part):
+        pathlib.Path(part).write_bytes(b"half")
+        raise error
+
+    spec["image"]["source"] = "salt://store.qcow2"
+    stub(cp__get_file=broken)
+    assert refused("stage") == (
+        "the master cannot be asked for the image salt://store.qcow2: "
+        f"{error or type(error).__name__}"
+    )
+    assert [path.suffix for path in place.image.parent.iterdir()] == [".lock"]
+
+
+def test_curl_is_asked_for_only_where_it_is_needed(done, spec, tmp_path, monkeypatch):
+    for tool in ("qemu-img", "xorrisofs"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert done("facts")["tools_missing"] == []
+        spec["image"]["source"] = "http://127.0.0.1/x"
+        assert done("facts")["tools_missing"] == ["curl"]
 
 
 def test_a_wrong_checksum_names_both_and_leaves_nothing(refused, spec, image, place):
@@ -568,25 +560,7 @@ def test_a_damaged_image_in_the_cache_is_noticed(done, spec, server, place):
         file.write(b"damage")
     assert done("facts")["image"]["sha256"] is None
     assert done("stage")["image"]["sha256"] == sha256(place.image) == spec["image"]["sha256"]
-    assert len(server.asked) == 2
-
-
-def test_two_stagings_of_one_image_fetch_it_once(modules, connection, spec, server):
-    spec["image"]["source"] = server.url
-    server.silence.clear()
-    made = []
-    stage, order = modules["store_hypervisor.stage"], orders.made("d", 1, [], orders.NOWHERE)
-    both = [
-        threading.Thread(target=lambda: made.append(stage(spec=spec, generation=1, order=order)))
-        for _ in range(2)
-    ]
-    for each in both:
-        each.start()
-    server.silence.set()
-    for each in both:
-        each.join()
-    assert [each["ok"] for each in made] == [True, True]
-    assert server.asked == [None]
+    assert len(server.requests) == 2
 
 
 def test_an_image_larger_than_the_disk_is_refused(refused, spec, pool, tmp_path):

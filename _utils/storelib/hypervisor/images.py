@@ -4,30 +4,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
-import http
-import http.client
 import json
 import os
 import shutil
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storelib.hypervisor import Fault, disks, folder, free, locked, no_space, read_json, sync, write
+from storelib.hypervisor import (
+    MIB,
+    Fault,
+    disks,
+    folder,
+    free,
+    no_space,
+    read_json,
+    sync,
+    transfer,
+    write,
+)
 
-TIMEOUT_S = 30
-"""Seconds that a server may be silent."""
+WEB = ("http://", "https://")
 
-CUT = (urllib.error.URLError, ConnectionError, TimeoutError)
-"""What the network does to a transfer, unlike a full disk, which is an OSError too."""
+PATIENCE_S = 10
+"""How long a job waits for another one that brings the same image, before it tells."""
 
 CHUNK = 64 * 1024
 
 
-def stage(source: str, image: Path, sha256: str, get_file: Callable[[str, str], object]) -> None:
+class Busy(Fault):
+    """Another job brings the image."""
+
+
+def stage(
+    source: str,
+    image: Path,
+    sha256: str,
+    get_file: Callable[[str, str], object],
+    access: transfer.Access,
+    limit_s: float,
+) -> None:
     """
     Bring the image into the cache.
 
@@ -40,29 +60,36 @@ def stage(source: str, image: Path, sha256: str, get_file: Callable[[str, str], 
     get_file
         Salt's ``cp.get_file``: fetches a ``salt://`` URL to a path and returns the path where the
         file is, which on a minion without a master is the original's.
+    access
+        How this minion gets to web servers.
+    limit_s
+        Seconds that a transfer by http(s) may take.
 
-    Raises :class:`Fault`; what was fetched of an http(s) source is kept and resumed next time.
+    Raises :class:`Busy` while another job does it, and :class:`Fault`; what was fetched of an
+    http(s) source is kept and resumed next time.
     """
     folder(image.parent)
-    with locked(image.with_suffix(".lock")):
+    with _alone(image):
         if image.exists() and checked(image, sha256):
             return
-        part = image.with_suffix(".part")
+        part, came = image.with_suffix(".part"), ""
         if source.startswith("salt://"):
             _from_salt(source, part, get_file)
-        elif source.startswith(("http://", "https://")):
-            _from_web(source, part)
+        elif source.startswith(WEB):
+            came = _from_web(source, part, sha256, access, time.monotonic() + limit_s)
         else:
             _from_path(source, part)
         found = checksum(part)
         if found != sha256:
+            came = f"{_what(part)}{came}"
             part.unlink()
             raise Fault(
-                f"the image {source} has the sha256 {found}, the pillar says {sha256}",
+                f"the image {transfer.shown(source)} has the sha256 {found}, the pillar says "
+                f"{sha256}; it is {came}",
                 "correct image.sha256 in the pillar or the file at the source",
             )
         try:
-            disks.whole(part, source)
+            disks.whole(part, transfer.shown(source))
         except Fault:
             part.unlink()
             raise
@@ -90,6 +117,21 @@ def wrong(image: Path) -> str:
     except Fault as fault:
         return f"{fault}: {fault.hint}"
     return ""
+
+
+def unreachable(source: str, access: transfer.Access) -> Fault | None:
+    """Return what keeps the image from being fetched, as far as this hypervisor can tell."""
+    if source.startswith(WEB):
+        return transfer.unreachable(source, access)
+    if not source.startswith("salt://"):
+        try:
+            with _original(source).open("rb"):
+                pass
+        except Fault as fault:
+            return fault
+        except OSError as err:
+            return Fault(f"the image {source} cannot be read: {err.strerror}", "see to its file")
+    return None
 
 
 def recorded(image: Path) -> str | None:
@@ -132,10 +174,31 @@ def _stamp(image: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
+@contextlib.contextmanager
+def _alone(image: Path) -> Iterator[None]:
+    """Keep two jobs from fetching the image; the lock ends with the process at the latest."""
+    until = time.monotonic() + PATIENCE_S
+    with image.with_suffix(".lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    part = image.with_suffix(".part")
+                    here = part.stat().st_size // MIB if part.exists() else 0
+                    raise Busy(
+                        f"another job of this hypervisor brings the image, {here} MiB are here",
+                        "wait for its end",
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
 def _from_salt(source: str, part: Path, get_file: Callable[[str, str], object]) -> None:
     try:
         got = get_file(source, str(part))
-    except OSError:
+    except (OSError, Fault):
         # Salt begins anew each time: half of it would only fill the pool.
         part.unlink(missing_ok=True)
         raise
@@ -149,72 +212,34 @@ def _from_salt(source: str, part: Path, get_file: Callable[[str, str], object]) 
 
 
 def _from_path(source: str, part: Path) -> None:
-    original = Path(source)
-    if not original.is_file():
-        raise Fault(
-            f"the image {source} does not exist on the hypervisor",
-            "put the image there or correct image.source in the pillar",
-        )
-    _room(part, original.stat().st_size)
+    original = _original(source)
+    needed = original.stat().st_size
+    if needed > free(part.parent):
+        raise no_space(part.parent, needed)
     shutil.copyfile(original, part)
 
 
-def _from_web(source: str, part: Path) -> None:
-    """Fetch, and go on where the connection broke for as long as that brings more of the file."""
-    most = -1
-    while True:
-        try:
-            missing = _more(source, part)
-        except urllib.error.HTTPError as err:
-            raise Fault(
-                f"the image {source} cannot be fetched: the server answers {err.code} {err.reason}",
-                "put the image there or correct image.source in the pillar",
-            ) from err
-        except (*CUT, http.client.HTTPException) as err:
-            missing, why = -1, _reason(err)
-        else:
-            why = "the server closed the connection"
-        if not missing:
-            return
-        size = part.stat().st_size if part.exists() else 0
-        if size <= most or not size:
-            raise Fault(
-                f"the image {source} cannot be fetched: {why} after {size} bytes",
-                "see to the server and the line (the transfer goes on where it stopped)",
-            )
-        most = size
+def _original(source: str) -> Path:
+    original = Path(source)
+    if not original.is_file():
+        raise Fault(
+            f"the image {source} {'is no file' if original.exists() else 'does not exist'} on the "
+            "hypervisor",
+            "put the image there or correct image.source in the pillar",
+        )
+    return original
 
 
-def _more(source: str, part: Path) -> int:
-    """Fetch what is not there yet and return how many bytes are still missing."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(source)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as err:
-        # Nothing after what is there: complete, or of another file; the checksum tells.
-        if err.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return 0
-        raise
-    with answer:
-        resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        length = int(answer.headers.get("Content-Length") or 0)
-        _room(part, length)
-        with part.open("ab" if resumed else "wb") as file:
-            shutil.copyfileobj(answer, file, CHUNK)
-        end = (have if resumed else 0) + length
-        return end - part.stat().st_size if length else 0
+def _from_web(source: str, part: Path, sha256: str, access: transfer.Access, until: float) -> str:
+    """Fetch the image; return what there is to know of the transfer if its checksum is wrong."""
+    came = transfer.fetch(source, part, access, until)
+    if not came.whole and checksum(part) != sha256:
+        # Of servers that do not say whether it is still the same file: pieces of two.
+        part.unlink()
+        came = transfer.fetch(source, part, access, until)
+    return "" if came.sized else ", of a length that the server did not tell: it may be cut"
 
 
-def _reason(err: Exception) -> str:
-    reason = getattr(err, "reason", err)
-    if isinstance(reason, TimeoutError):
-        return f"the server was silent for {TIMEOUT_S} s"
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-
-
-def _room(part: Path, needed: int) -> None:
-    if needed > free(part.parent):
-        raise no_space(part.parent, needed)
+def _what(part: Path) -> str:
+    with part.open("rb") as file:
+        return f"{transfer.kind(file.read(CHUNK))} of {part.stat().st_size} bytes"

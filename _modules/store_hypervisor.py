@@ -579,7 +579,7 @@ def restore(spec, generation, order, of, nonce=""):
         if not (note and known["exists"] and note["generation"] == known["generation"] == of):
             _put_back(connection, spec, place, known, of)
             note = read_json(place.restored)
-        new_server.discarded(new_server.of(place), generation)
+        new_server.swept(new_server.of(place))
         if begun := old.restoring(place):
             old.removed(begun)
         known = domains.facts(connection, spec, place)
@@ -701,7 +701,7 @@ def define(spec, generation, order, master_public_key, nonce=""):
 
 
 def _intent(spec, generation, order):
-    """Return whose the server is that is being made."""
+    """Return whose the domain is that is being made."""
     return {
         "store": spec["store"],
         "generation": generation,
@@ -885,8 +885,7 @@ def discard(spec, generation, order, nonce=""):
         salt 'hv-0815' store_hypervisor.discard spec='{...}' generation=2 order='{...}'
     """
     with _at_work(spec, order, "discard") as (connection, place):
-        prepared = new_server.of(place)
-        new_server.discarded(prepared, generation)
+        new_server.swept(new_server.of(place))
         known = domains.facts(connection, spec, place)
         intent = _intent(spec, generation, order)
         if known["exists"] and known["ours"] and known["deployment"] == order["deployment"]:
@@ -908,11 +907,9 @@ def discard(spec, generation, order, nonce=""):
             _swept(spec, place)
         known = domains.facts(connection, spec, place)
         # Of another's server, the files are that one's.
-        others = (
-            old.restoring(place)
-            or not known.get("ours", True)
-            or known.get("deployment", order["deployment"]) != order["deployment"]
-        )
+        ours = known.get("ours", True)
+        ours = ours and known.get("deployment", order["deployment"]) == order["deployment"]
+        others = old.restoring(place) or not ours
         left = [spec["minion_id"]] if known["exists"] else []
         left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {

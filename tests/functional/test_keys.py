@@ -134,32 +134,6 @@ def test_the_entry_means_exactly_this_minion(autosign, minion):
         assert not re.fullmatch(line, other)
 
 
-@pytest.mark.parametrize("text", [b"", b"a-host\n", b"a-host", b"# x\r\n\n*.example.com\n\xff\n"])
-def test_a_trial_writes_the_file_anew_as_it_was(autosign, text):
-    autosign.path.write_bytes(text)
-    autosign.path.chmod(0o640)
-    before = autosign.path.stat().st_ino
-    autosign.rewrite()
-    assert autosign.path.stat().st_ino != before
-    assert autosign.path.read_bytes() == text
-    assert stat.S_IMODE(autosign.path.stat().st_mode) == 0o640
-
-
-def test_a_trial_makes_a_missing_file_which_admits_nobody(autosign):
-    assert not autosign.path.exists()
-    autosign.rewrite()
-    assert autosign.path.read_bytes() == b""
-
-
-def test_a_trial_fails_as_the_entry_would(autosign, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(keys.os, "open", refuse)
-    with pytest.raises(Fault, match="cannot be written: Permission denied"):
-        autosign.rewrite()
-
-
 def test_a_file_that_we_make_is_private(autosign):
     autosign.arm(GUEST)
     assert stat.S_IMODE(autosign.path.stat().st_mode) == 0o600
@@ -170,6 +144,4 @@ def test_without_an_autosign_file_it_is_said_what_to_do(opts):
     with pytest.raises(Fault, match="no autosign_file") as refused:
         autosign.arm(GUEST)
     assert "admission: pinned" in refused.value.hint
-    with pytest.raises(Fault, match="no autosign_file"):
-        autosign.rewrite()
     autosign.disarm(GUEST)

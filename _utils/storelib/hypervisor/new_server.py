@@ -132,12 +132,6 @@ def swept(prepared: Prepared) -> None:
         shutil.rmtree(prepared.folder)
 
 
-def discarded(prepared: Prepared, generation: int) -> None:
-    """Remove what this deployment made ready, or one before it."""
-    if (read_json(prepared.note) or {}).get("generation", 0) <= generation:
-        swept(prepared)
-
-
 def facts(prepared: Prepared) -> dict[str, Any]:
     """Return for which deployment there are files, and the bytes that they take on the disk."""
     files = [path.lstat() for path in prepared.folder.glob("*")]

@@ -179,6 +179,15 @@ def _in_pool(connection, spec, place):
     return known
 
 
+def _clearable(connection, spec, place):
+    """Return the facts of the store's domain, whose files nobody else may use."""
+    known = _in_pool(connection, spec, place)
+    domain = domains.lookup(connection, spec["minion_id"])
+    going = [place.disk, _nvram(domain, place), place.seed]
+    in_use.refuse(connection, place, going, domain, loose=False)
+    return known
+
+
 def _defined_by(connection, spec, place, generation, deployment):
     """Return the store's domain, which must be the one that this deployment defined."""
     known = _ours(connection, spec, place)
@@ -390,7 +399,7 @@ def prepare(spec, generation, order, master_public_key, nonce=""):
     """
     with _at_work(spec, order, "prepare") as (connection, place):
         # What clear would refuse is told here.
-        known = _in_pool(connection, spec, place)
+        known = _clearable(connection, spec, place)
         prepared = new_server.of(place)
         note = new_server.note_of(_intent(spec, generation, order), spec, master_public_key)
         public = new_server.public_key(prepared, note)
@@ -484,10 +493,7 @@ def clear(spec, generation, order, public_key=None, nonce=""):
         salt 'hv-0815' store_hypervisor.clear spec='{...}' generation=2 order='{...}'
     """
     with _at_work(spec, order, "clear") as (connection, place):
-        known = _in_pool(connection, spec, place)
-        domain = domains.lookup(connection, spec["minion_id"])
-        going = [place.disk, _nvram(domain, place), place.seed]
-        in_use.refuse(connection, place, going, domain, loose=False)
+        known = _clearable(connection, spec, place)
         old.taken_back(place)
         left = place.disk.exists() or place.nvram.exists() or old.begun(place)
         if known["exists"] or left:
@@ -887,6 +893,8 @@ def discard(spec, generation, order, nonce=""):
     with _at_work(spec, order, "discard") as (connection, place):
         new_server.swept(new_server.of(place))
         known = domains.facts(connection, spec, place)
+        if not known["exists"]:
+            in_use.refuse_renamed(connection, place, spec["store"], order["deployment"])
         intent = _intent(spec, generation, order)
         if known["exists"] and known["ours"] and known["deployment"] == order["deployment"]:
             _in_pool(connection, spec, place)
@@ -907,9 +915,12 @@ def discard(spec, generation, order, nonce=""):
             _swept(spec, place)
         known = domains.facts(connection, spec, place)
         # Of another's server, the files are that one's.
-        ours = known.get("ours", True)
-        ours = ours and known.get("deployment", order["deployment"]) == order["deployment"]
-        others = old.restoring(place) or not ours
+        others = (
+            old.restoring(place)
+            or not known.get("ours", True)
+            or known.get("deployment", order["deployment"]) != order["deployment"]
+            or in_use.renamed(connection, place, spec["store"])
+        )
         left = [spec["minion_id"]] if known["exists"] else []
         left += [str(file) for file in (place.disk, place.seed, place.nvram) if file.exists()]
         return {

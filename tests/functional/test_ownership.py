@@ -262,7 +262,8 @@ def test_a_system_disk_that_another_domain_uses_is_not_set_aside(
     shop.refresh()
     before, run = contents(place.pool), connection.lookupByName("store-0815").ID()
     why = use(connection, place.disk, elsewhere)
-    assert refused("clear", generation=2) == f"{place.disk} is not touched: {why}"
+    for step in ("prepare", "clear"):
+        assert refused(step, generation=2) == f"{place.disk} is not touched: {why}"
     assert (contents(place.pool), connection.lookupByName("store-0815").ID()) == (before, run)
     connection.lookupByName("look").undefine()
     assert done("clear", generation=2)["set_aside"]
@@ -370,6 +371,7 @@ def test_a_server_with_a_snapshot_is_not_touched_until_it_is_committed(
     assert top.exists()
     before = contents(place.pool), dumped(connection), connection.lookupByName("store-0815").ID()
     for step, arguments in (
+        ("prepare", {"generation": 2}),
         ("clear", {"generation": 2}),
         ("discard", {}),
         ("retire", {"data_disks": True, "remove": True}),
@@ -410,6 +412,7 @@ def test_a_server_that_was_renamed_by_hand_keeps_its_disk(done, call, connection
         renamed.create()
     before = contents(place.pool), renamed.ID()
     for step, arguments in (
+        ("prepare", {"generation": 2}),
         ("clear", {"generation": 2}),
         ("define", {"generation": 2}),
         ("discard", {}),
@@ -421,6 +424,7 @@ def test_a_server_that_was_renamed_by_hand_keeps_its_disk(done, call, connection
             "the server of store 0815 is there under another name: store-0815-old"
         )
         assert "virsh domrename store-0815-old store-0815" in made["hint"]
+    assert done("discard", generation=2)["left"] == [], "it is another deployment's"
     assert (contents(place.pool), connection.lookupByName("store-0815-old").ID()) == before
     if runs:
         renamed.destroy()
@@ -611,11 +615,12 @@ def test_a_domain_whose_metadata_cannot_be_read_is_not_ours(done, refused, conne
     connection.defineXML(text.replace('generation="1"', 'generation="one"'))
     before = contents(place.pool)
     for step, arguments in (
-        *((step, {}) for step in ("clear", "define", "start", "finish", "discard")),
+        *((step, {}) for step in ("prepare", "clear", "define", "start", "finish")),
         ("restore", {"of": 1}),
         ("retire", {"remove": True}),
     ):
         assert "does not belong to store 0815" in refused(step, **arguments)
+    assert done("discard")["left"] == []
     assert not done("facts")["domain"]["ours"]
     assert contents(place.pool) == before
 

@@ -10,7 +10,9 @@ or if a process has it open. It is the same file under every path and link that 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import struct
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,10 @@ PATIENCE_S = 5
 
 DAEMONS = frozenset({"libvirtd", "virtqemud", "virtxend", "virtstoraged", "virtlockd", "virtlogd"})
 """What these have open is a domain's, and libvirt tells it."""
+
+LOOP_GET_STATUS64 = 0x4C05
+LOOP_INFO = struct.Struct("QQ")
+"""Device and inode of the file behind a loop device, at the beginning of what the kernel tells."""
 
 SNAPSHOT = (
     "on the hypervisor, while the guest runs: "
@@ -108,19 +114,31 @@ def refuse(
             )
 
 
-def refuse_renamed(connection: Any, place: Place, store: str) -> None:
-    """Raise :class:`Fault` if the store's server is there under a name that somebody gave it."""
+def renamed(connection: Any, place: Place, store: str) -> dict[str, Any] | None:
+    """Return what the store's server says of itself, if it is there under another name."""
     for domain in _others(connection, place):
-        known = (domains.metadata(defined) or {} for defined in _definitions(domain))
-        if store not in (whose.get("store") for whose in known):
-            continue
-        # A copy of the server has our metadata, too, and disks with other names.
-        if place.disk.name in (file.name for file in _chain_of(connection, domain)):
-            raise Fault(
-                f"the server of store {store} is there under another name: {domain.name()}",
-                f"on the hypervisor, while it is shut off: virsh domrename {domain.name()} "
-                f"{place.minion_id}",
-            )
+        for defined in _definitions(domain):
+            whose = domains.metadata(defined) or {}
+            # A copy of the server has our metadata, too, and disks with other names.
+            if whose.get("store") == store and place.disk.name in _names(connection, domain):
+                return {"name": domain.name(), **whose}
+    return None
+
+
+def refuse_renamed(connection: Any, place: Place, store: str, deployment: str = "") -> None:
+    """
+    Raise :class:`Fault` if the store's server is there under a name that somebody gave it.
+
+    deployment
+        Only if it is this one's.
+    """
+    found = renamed(connection, place, store)
+    if found and deployment in ("", found["deployment"]):
+        raise Fault(
+            f"the server of store {store} is there under another name: {found['name']}",
+            f"on the hypervisor, while it is shut off: virsh domrename {found['name']} "
+            f"{place.minion_id}",
+        )
 
 
 def refuse_moved(connection: Any, place: Place, names: Iterable[str]) -> None:
@@ -197,10 +215,11 @@ def _disks(connection: Any, domain: Any) -> Iterator[tuple[Path, bool]]:
                 yield Path(path.strip()), False
 
 
-def _chain_of(connection: Any, domain: Any) -> Iterator[Path]:
+def _names(connection: Any, domain: Any) -> Iterator[str]:
+    """Return the names of the files that the domain's disks are made of."""
     for disk, layered in _disks(connection, domain):
-        yield disk
-        yield from _under(disk) if layered else ()
+        yield disk.name
+        yield from (file.name for file in (_under(disk) if layered else ()))
 
 
 def _loose(place: Place) -> Iterator[Path]:
@@ -257,10 +276,13 @@ def _holders(wanted: set[Hashable], marks: list[str]) -> Iterator[tuple[Hashable
                     if inode in wanted and not _harmless(process, marks):
                         name = (process / "comm").read_text().strip()
                         yield inode, f"the process {process.name} ({name}) has it open"
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            for key in _identities(Path(backing.read_text().strip())) & wanted:
-                yield key, f"it is behind the device /dev/{backing.parts[3]}"
+    for loop in Path("/sys/block").glob("loop*/loop"):
+        device = f"/dev/{loop.parts[3]}"
+        with contextlib.suppress(OSError), open(device, "rb") as opened:
+            # Its path would be the one in the mount namespace of whoever set it up.
+            inode = LOOP_INFO.unpack_from(fcntl.ioctl(opened, LOOP_GET_STATUS64, bytes(232)))
+            if inode in wanted:
+                yield inode, f"it is behind the device {device}"
 
 
 def _harmless(process: Path, marks: list[str]) -> bool:

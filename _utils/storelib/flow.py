@@ -474,8 +474,10 @@ def _move(turn: Turn) -> tuple[Record, bool]:
 def _just_asked(turn: Turn) -> bool:
     """Say whether a question is so new that its answer is waited for: not again and again."""
     record = turn.record
-    new = record.job is not None and record.clock_s - record.job.at < PROBE_S
-    return new and record.spent_s < turn.limit_s + TURN_S
+    look = record.evidence.get("look", {})
+    asked = max(look.get("at", 0), record.job.at if record.job else 0)
+    # A gap before took a minute at most, and so may questions that never end.
+    return record.clock_s - asked < PROBE_S and record.spent_s < turn.limit_s + 2 * TURN_S
 
 
 def _no_slot(turn: Turn) -> str:

@@ -458,6 +458,10 @@ class Site:
 
         until(acted, 30, "nobody has the ledger open")
 
+    @staticmethod
+    def uses_the_ledger(pid):
+        return str(pid) in _users_of(STATE_DIR / "ledger.sqlite")
+
     def bells(self):
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.rung()

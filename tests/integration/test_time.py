@@ -62,7 +62,19 @@ def test_a_master_that_stands_still_for_longer_than_a_limit_goes_on(site):
 def test_an_engine_that_stands_still_for_longer_than_a_limit_stops_nothing(site):
     site.pumped()
     (engine,) = store_site.processes(ENGINE)
-    with frozen(lambda how: os.kill(engine, how), FROZEN_S):
+
+    def freeze(how):
+        def done():
+            os.kill(engine, how)
+            # Who stands still while it has the ledger may stop all others with it.
+            used = how == signal.SIGSTOP and site.uses_the_ledger(engine)
+            if used:
+                os.kill(engine, signal.SIGCONT)
+            return not used
+
+        store_site.until(done, 30, "the engine has not the ledger open")
+
+    with frozen(freeze, FROZEN_S):
         begin(site, "engine", timeouts=dict.fromkeys(("staging", "starting", "booting"), LIMIT_S))
         # The schedule goes on alone.
         site.entered("engine", "staging")

@@ -117,6 +117,18 @@ def test_a_turn_that_read_an_answer_and_asked_on_is_not_failed_in_the_same_breat
         assert master.run().state == "deployed"
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("state", ["configuring", "verifying", "finishing"])
+def test_after_a_gap_an_answer_counts_however_little_of_the_limit_is_left(master, state, restarted):
+    record = reached(master, state)
+    master.books.save(dataclasses.replace(record, spent_s=lifecycle.limit_s(state, {}) - 1.0))
+    master.nobody_looks(LONG_S)
+    if restarted:
+        master.runs += 1
+    record = master.run()
+    assert record.state == "deployed", record.reason
+
+
 @pytest.mark.parametrize("state", [name for name in PATH if name != "queued"])
 def test_a_silent_minion_ends_each_state_at_its_limit(master, state):
     """Give or take a turn: no deployment lives for ever."""
@@ -152,12 +164,15 @@ def test_a_pillar_that_is_another_at_each_look_does_not_keep_a_deployment_alive(
 # The master's own bus
 
 
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("state", ["staging", "rebooting", "configuring"])
-def test_a_master_whose_own_bus_does_not_answer_is_waited_for(master, state):
+def test_a_master_whose_own_bus_does_not_answer_is_waited_for(master, state, restarted):
     master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {state: 300}}}
     reached(master, state)
     master.nobody_looks(5)
     spent = master.books.get("0815").spent_s
+    if restarted:
+        master.runs += 1
     publish = master.publish
 
     def refused(*_):

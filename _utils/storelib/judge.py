@@ -66,6 +66,8 @@ def _hypervisor(spec: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[s
             f"{facts['free_memory_mib'] + old_mib} MiB of memory are free, memory_mib asks for "
             f"{spec['memory_mib']}: make room or ask for less"
         )
+    if facts.get("source_error"):
+        yield facts["source_error"]
     virtual = facts["image"].get("virtual_size")
     if virtual and virtual > spec["disk_gib"] * GIB:
         yield (

@@ -130,7 +130,11 @@ def queued(turn: Turn) -> Evidence:
 
 def staging(turn: Turn) -> Evidence:
     """Over when the cached image has the pillar's checksum."""
-    image = turn.on_hypervisor("stage").facts["image"]
+    facts = turn.on_hypervisor("stage").facts
+    if waits := facts.get("waits"):
+        # A job of an earlier attempt, which ends by itself.
+        raise Waiting(f"{turn.record.hypervisor}: {waits}")
+    image = facts["image"]
     if image["sha256"] != turn.spec["image"]["sha256"]:
         raise Fault(
             f"the image on {turn.record.hypervisor} has sha256 {image['sha256']}, the pillar says "

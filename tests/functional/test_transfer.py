@@ -45,6 +45,7 @@ def surroundings(monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(transfer, "PAUSES_S", (0,))
+    monkeypatch.setattr(transfer, "TRIES", 4)
     monkeypatch.setattr(transfer, "NETRC", tmp_path / "netrc")
 
 
@@ -212,8 +213,8 @@ def test_a_server_that_never_sends_the_part_that_was_asked_for_is_named(refused,
     wrong = says("206 Partial Content", "Content-Range: bytes 7-16/20", body=bytes(10))
     server.answers = [wrong] * 10
     assert (
-        "the server sends another part than asked for (from byte 0 on; its Content-Range: "
-        "bytes 7-16/20) (4 tries, 0 bytes are there)"
+        "the server sends another part than asked for (all of it; its Content-Range: "
+        "bytes 7-16/20) (tries: 4, bytes here: 0)"
     ) in refused()
     assert server.ranges == [f"bytes={size}-", None, None, None]
 
@@ -252,7 +253,7 @@ def test_a_server_that_is_busy_for_too_long_is_named(refused, server):
     server.answers = [says("503 Service Unavailable", "Retry-After: 1000")]
     assert (
         f"the image {server.url} cannot be fetched: the server answers 503 Service Unavailable "
-        "(1 tries, 0 bytes are there)"
+        "(tries: 1, bytes here: 0)"
     ) in refused()
 
 
@@ -260,7 +261,7 @@ def test_a_line_that_brings_nothing_new_is_given_up(refused, stage, server):
     server.answers = [cut(server), *[cut(server, 0)] * 4]
     assert (
         f"the image {server.url} cannot be fetched: the server closed the connection "
-        "(5 tries, 1000 bytes are there)"
+        "(tries: 5, bytes here: 1000)"
     ) in refused()
     server.requests.clear()
     stage()
@@ -271,7 +272,7 @@ def test_a_server_without_ranges_is_given_up(refused, server):
     server.etag = '"another each time"'
     one = says("200 OK", "Content-Length: 5000", body=server.content[:1000])
     server.answers = [one] * 5
-    assert "the server closed the connection (5 tries, 1000 bytes are there)" in refused()
+    assert "the server closed the connection (tries: 5, bytes here: 1000)" in refused()
 
 
 # what does not get better
@@ -347,7 +348,7 @@ def test_a_server_that_says_nothing_is_named(refused, server):
 
 def test_what_is_no_http_is_named(refused, server):
     server.answers = [lambda _, out: out.write(b"SSH-2.0-OpenSSH_9.2\r\n")] * 10
-    assert "HTTP/0.9" in refused()
+    assert "what the server answers is no HTTP" in refused()
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "410 Gone", "400 Bad Request"])

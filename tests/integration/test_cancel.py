@@ -97,13 +97,16 @@ def cancelled(site, store, was):
 
 
 class Half(http.server.BaseHTTPRequestHandler):
-    """Serves the beginning of an image, and nothing more until the server is told to end."""
+    """Serves the beginning of an image until the server is told to end, then nothing."""
 
     def do_GET(self):
+        if self.server.over.is_set():
+            self.send_error(404)
+            return
         self.send_response(200)
         self.send_header("Content-Length", "1000000")
         self.end_headers()
-        self.wfile.write(b"half")
+        self.wfile.write(b"QFI\xfb")
         self.server.asked.set()
         self.server.over.wait()
 
@@ -133,7 +136,8 @@ def test_while_the_image_is_fetched(site):
         assert job.exists()
         cancel(site, "fetched")
         cancelled(site, "fetched", "staging")
-    store_site.until(lambda: not job.exists(), 60, "the hypervisor gives up the image")
+        server.over.set()
+        store_site.until(lambda: not job.exists(), 60, "the hypervisor gives up the image")
     assert left(site, "fetched") == set()
 
 

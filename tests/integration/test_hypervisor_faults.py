@@ -7,6 +7,7 @@ libvirt and QEMU are real. A start is refused by libvirt's own hook (``refuse-st
 """
 
 import http.server
+import pathlib
 import re
 import threading
 
@@ -75,10 +76,10 @@ def deploy_again(site, store, hypervisor):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves one image, the first ``cut`` bytes of it as long as ``cut`` is set."""
+    """Serves one image; as long as ``cut`` is set, that many bytes of it, then nothing more."""
 
     def do_GET(self):
-        if self.path != "/image.qcow2":
+        if self.path != "/image.qcow2" or (self.server.cut and self.server.starts):
             self.send_error(404)
             return
         content = self.server.image.read_bytes()
@@ -87,6 +88,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.server.starts.append(start)
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         self.wfile.write(content[start : self.server.cut])
 
@@ -109,7 +112,7 @@ def test_an_image_with_another_checksum_is_refused(site, fails):
     why = fails("checksum", "staging", image=image)
     assert why == (
         f"the image {site.image} has the sha256 {store_site.sha256(site.image)}, "
-        f"the pillar says {'5e' * 32}"
+        f"the pillar says {'5e' * 32}; it is a qcow2 file of {site.image.stat().st_size} bytes"
     )
 
 
@@ -126,7 +129,7 @@ def test_a_transfer_that_broke_off_is_told_and_goes_on_where_it_stopped(site, fa
     image = {"source": f"{web.url}/image.qcow2", "sha256": store_site.sha256(other)}
     site.stand_ins.absent.add("store-half")
     why = fails("half", "staging", image=image, **ABSENT)
-    assert "after 1000 bytes" in why
+    assert "the server answers 404" in why
     web.cut = None
     assert site.salt_run("store", "half").answer["failed_in"] == "booting"
     assert web.starts[-1] == 1000
@@ -193,6 +196,35 @@ def test_a_plan_names_a_missing_bridge_and_touches_nothing(site, hypervisor):
     assert fault.startswith("bridge br-absent does not exist")
     assert site.everything() == before
     assert all(before[kind] for kind in ("autosign", "domains", "keys", "pool"))
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("salt://none.qcow2", "the master does not serve the image salt://none.qcow2 to a minion"),
+        ("salt://none.qcow2?saltenv=dev", "does not serve the image salt://none.qcow2?saltenv=dev"),
+        ("/srv/none.qcow2", "the image /srv/none.qcow2 does not exist on the hypervisor: put"),
+        ("{url}/none.qcow2?token=secret", "{url}/none.qcow2 cannot be fetched: the server answers"),
+    ],
+)
+def test_a_plan_names_an_image_that_cannot_be_fetched(site, hypervisor, web, source, fault):
+    image = {"source": source.format(url=web.url), "sha256": "ab" * 32}
+    site.describe(hypervisor, "planned", image=image)
+    done = site.salt_run("plan", "planned", f"hypervisor={hypervisor}")
+    assert done.status == 1
+    (found,) = done.answer["faults"]
+    assert fault.format(url=web.url) in found
+
+
+def test_a_plan_knows_an_image_that_can_be_fetched(site, hypervisor, web):
+    served = pathlib.Path("/srv/lab/salt/planned.qcow2")
+    for source in (f"{web.url}/image.qcow2", "salt://planned.qcow2"):
+        served.write_bytes(site.image.read_bytes())
+        image = {"source": source, "sha256": "ab" * 32}
+        site.describe(hypervisor, "planned", image=image)
+        done = site.salt_run("plan", "planned", f"hypervisor={hypervisor}")
+        served.unlink()
+        assert (done.status, done.answer["faults"]) == (0, [])
 
 
 def test_a_domain_that_is_not_ours_is_left_alone(site, fails):

@@ -535,6 +535,15 @@ def test_facts_are_believed_more_than_the_word_ok(master, function, state, facts
     failed(master, state, "")
 
 
+def test_a_transfer_of_an_earlier_attempt_is_waited_for_and_told(master):
+    master.instead["store_hypervisor.stage"] = with_facts(waits="another job brings the image")
+    master.begin()
+    record = master.run(until=lambda record: "brings" in record.reason)
+    assert record.reason == f"{HYPERVISOR}: another job brings the image"
+    del master.instead["store_hypervisor.stage"]
+    assert master.run().state == "deployed"
+
+
 def test_a_disk_without_the_image_behind_it_is_not_the_cow_clone_that_was_asked_for(master):
     master.pillars = {HYPERVISOR: {**PILLAR, "clone": "cow"}}
     assert deployed(master).evidence["disk"]["backing"]

@@ -56,6 +56,11 @@ FAULTY = {
         "virt_type xen cannot be used there: usable is none",
     ),
     "no bridge": ({}, {"sources_missing": ["bridge br0"]}, "bridge br0 does not exist"),
+    "image that cannot be fetched": (
+        {},
+        {"source_error": "the image cannot be fetched: see to it"},
+        "the image cannot be fetched: see to it",
+    ),
     "no folder": (
         {},
         {"pool": {"path": "/srv/pool", "exists": False, "free_mib": 0}},

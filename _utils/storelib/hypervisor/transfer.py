@@ -37,7 +37,7 @@ SLOWEST = 1024
 PROBE_S = 5
 """How long a server has to show the beginning of an image, where that is all that is asked."""
 
-TRIES = 4
+TRIES = 6
 """How often in a row a transfer may bring nothing new."""
 
 PAUSES_S = (1, 5, 15, 30, 60)
@@ -60,7 +60,7 @@ KINDS = {
 """What a file is, by its first bytes."""
 
 FINAL = {
-    **dict.fromkeys((1, 3, 47), "correct image.source in the pillar, or the server"),
+    **dict.fromkeys((1, 3, 8, 47), "correct image.source in the pillar, or the server"),
     **dict.fromkeys((2, 4, 26), "see to curl and its files on the hypervisor"),
     **dict.fromkeys(
         (51, 53, 54, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91),
@@ -70,6 +70,7 @@ FINAL = {
 }
 """Exit codes of curl that another try does not change, and what to do."""
 
+NAME_HINT = "correct the name, or see to the hypervisor's name resolution"
 SOURCE_HINT = "put the image there or correct image.source in the pillar"
 LINE_HINT = "see to the server and the line (the transfer goes on where it stopped)"
 SERVER_HINT = "see to the server or what is between it and the hypervisor"
@@ -215,7 +216,7 @@ def fetch(url: str, part: Path, access: Access, until: float) -> Came:
         pause = max(fault.after_s, PAUSES_S[min(stuck, len(PAUSES_S)) - 1]) if stuck else 0
         most = max(most, size)
         if (stuck >= TRIES and not fault.busy) or time.monotonic() + pause >= until:
-            raise Fault(f"{fault} ({tries} tries, {size} bytes are there)", fault.hint)
+            raise Fault(f"{fault} (tries: {tries}, bytes here: {size})", fault.hint)
         log.warning("%s; next try in %.0f s", fault, pause)
         time.sleep(pause)
 
@@ -247,9 +248,10 @@ def _more(url: str, part: Path, access: Access, until: float) -> Came:
         elif head.status == 206 and (head.part is None or head.part[0] != have):
             _begin_anew(part)
             range_ = _printable(head.fields.get("content-range", "")) or "none"
+            wanted_part = f"from byte {have} on" if have else "all of it"
             raise Broken(
-                f"{answer.what}: the server sends another part than asked for (from byte {have} "
-                f"on; its Content-Range: {range_})",
+                f"{answer.what}: the server sends another part than asked for ({wanted_part}; "
+                f"its Content-Range: {range_})",
                 SERVER_HINT,
             )
         else:
@@ -351,6 +353,8 @@ class _Answer:
             raise Broken(f"{self.what}: it took longer than {self.limit_s} s")
         if code == 28 and "slow" in why:
             why = f"less than {SLOWEST} bytes a second came for {SILENT_S} s"
+        elif code == 1 and "HTTP/0.9" in why:
+            why = "what the server answers is no HTTP"
         elif code == 18:
             why = "the server closed the connection"
         elif head and 300 <= head.status < 400:
@@ -358,7 +362,7 @@ class _Answer:
             why = f"the server redirects to {target}: {why}"
         if code in FINAL:
             raise Fault(f"{self.what}: {why}", FINAL[code])
-        raise Broken(f"{self.what}: {why}")
+        raise Broken(f"{self.what}: {why}", NAME_HINT if code in (5, 6) else LINE_HINT)
 
 
 @contextlib.contextmanager

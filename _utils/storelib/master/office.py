@@ -426,13 +426,15 @@ def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False)
         record = books.get(store)
         generation = record.generation + 1 if record else 1
         plain = spec.as_dict()
-        arguments = {"spec": plain, "generation": generation}
+        arguments = {"spec": plain, "generation": generation, "source": True}
         answer = _asked(master, name, "store_hypervisor.facts", arguments)
-        if answer is not None and NO_FUNCTION in str(answer):
+        if isinstance(answer, str):
+            # Salt's own word: the minion has not got the function, or an older one.
             _asked(master, name, "saltutil.sync_all", {})
             answer = _asked(master, name, "store_hypervisor.facts", arguments)
         try:
-            faults = judge.hypervisor(plain, _facts(answer, name, store, generation, "facts"))
+            facts = _facts(answer, name, store, generation, "facts")
+            faults = [*judge.hypervisor(plain, facts), *_unserved(master, plain, facts)]
         except Refused as err:
             faults = [err.reason]
         try:
@@ -449,6 +451,17 @@ def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False)
             "faults": faults,
             "steps": list(views.steps(plain)),
         }
+
+
+def _unserved(master: SaltWorld, spec: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
+    """Find an image that the hypervisor would not get from this master."""
+    source, saltenv = spec["image"]["source"], facts.get("saltenv", "base")
+    here = facts["image"].get("sha256") == spec["image"]["sha256"]
+    if source.startswith("salt://") and not here and not master.serves(source, saltenv):
+        yield (
+            f"the master does not serve the image {source} to a minion whose environment is "
+            f"{saltenv}: put it into file_roots or correct image.source"
+        )
 
 
 def _asked(master: SaltWorld, minion: str, function: str, arguments: dict) -> Any:

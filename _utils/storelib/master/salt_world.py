@@ -14,11 +14,13 @@ from typing import Any
 import salt.client
 import salt.daemons.masterapi
 import salt.exceptions
+import salt.fileserver
 import salt.pillar
 import salt.utils.args
 import salt.utils.event
 import salt.utils.jid
 import salt.utils.minions
+import salt.utils.url
 
 from storelib import seal
 from storelib.errors import PillarError
@@ -137,6 +139,12 @@ class SaltWorld:
     def store_server(self, hypervisor: str) -> object:
         """Compile the pillar as the master would for that minion."""
         return store_server(self.opts, hypervisor)
+
+    def serves(self, source: str, saltenv: str) -> bool:
+        """Say whether the ``salt://`` URL names a file that this master serves."""
+        path, env = salt.utils.url.parse(source)
+        found = salt.fileserver.Fileserver(self.opts).find_file(path, env or saltenv)
+        return bool(found["path"])
 
     def secret(self, minion: str, public_key: str) -> str:
         """Derive the minion's secret from the master's own."""

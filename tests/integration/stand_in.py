@@ -39,6 +39,8 @@ class StandIns:
         """Names of domains whose seed carries the key of another master."""
         self.minion = {}
         """Configuration of their minions, beside that of image and seed."""
+        self.images = {}
+        """What the image of a domain has in ``minion.d``: files' content by name, by domain."""
         self.processes = {}
         self.inodes = {}
         """Inode numbers of the system disks whose files are in the domains' folders."""
@@ -149,7 +151,8 @@ class StandIns:
             shutil.rmtree(disk / "etc/salt" / masters)
         shutil.copy("/etc/passwd", disk / "etc/passwd")
         shutil.copytree(IMAGE / "etc/salt", disk / "etc/salt", dirs_exist_ok=True)
-        (disk / "etc/salt/minion.d/80-stand-in.conf").write_text(json.dumps(self.minion))
+        for file, content in {"80-stand-in.conf": self.minion, **self.images.get(name, {})}.items():
+            (disk / "etc/salt/minion.d" / file).write_text(json.dumps(content))
         shutil.copy(HERE / "systemd-run", disk / "srv/bin")
         seed = disk / "var/lib/cloud/instance"
         extract = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", seed]

@@ -70,7 +70,7 @@ def test_no_bootstrap_data_is_left_in_the_guest(first, site):
     assert guest(site, "etc/salt/minion_id").read_text() == "store-0815"
     assert not guest(site, "etc/store-deploy").exists()
     assert not guest(site, "var/lib/store-deploy").exists()
-    assert not list(guest(site, "etc/salt/minion.d").glob("90-*"))
+    assert not list(guest(site, "etc/salt/minion.d").glob("*bootstrap*"))
     assert not list(guest(site, "var/lib/cloud").iterdir())
 
 

@@ -5,6 +5,7 @@
 import concurrent.futures
 
 import pytest
+import store_site
 
 from storelib import steps
 
@@ -15,6 +16,15 @@ STORES = {
     "lost": {"timeouts": {"restarting": 60}},
     "impostor": {},
     "misled": {"timeouts": {"booting": 90}},
+    "image": {},
+}
+IMAGE = {
+    "master": "uyuni.example.com",
+    "append_domain": "example.com",
+    "saltenv": "image",
+    "startup_states": "highstate",
+    "sls_list": ["image"],
+    "minion_id_caching": False,
 }
 
 
@@ -23,6 +33,7 @@ def failed(site):
     """Deploy them as operators would, side by side; say why a store's deployment failed."""
     site.stand_ins.impostors.add("store-impostor")
     site.stand_ins.misled.add("store-misled")
+    site.stand_ins.images["store-image"] = {"susemanager.conf": IMAGE}
     site.start_hypervisors(*(f"hv-{store}" for store in STORES))
     for store, changes in STORES.items():
         site.describe(f"hv-{store}", store, **changes)
@@ -57,6 +68,22 @@ def test_a_guest_with_another_key_is_an_intruder(failed, site):
     assert why.startswith("intrusion: the key that was accepted for store-impostor is ")
     assert "minions" not in site.keys("store-impostor")
     assert not disk(site, "impostor", "srv/demo").exists()
+
+
+def test_an_images_own_configuration_has_its_say_only_when_the_deployment_ends(failed, site):
+    why = failed("image", "finishing")
+    assert why == (
+        "without the bootstrap data this minion would go by master: uyuni.example.com, id: "
+        "store-image.example.com"
+    )
+    config = site.record("image").evidence["boot_ids"]
+    assert len(config) == 3, "all else was done"
+    disk(site, "image", "etc/salt/minion.d/susemanager.conf").unlink()
+    done = site.salt_run("retry", "image")
+    assert done.status == 0, done.stderr
+    store_site.until(lambda: not site.record("image").active, 120, "it was over")
+    assert site.record("image").state == "deployed"
+    assert not list(disk(site, "image", "etc/salt/minion.d").glob("*bootstrap*"))
 
 
 def test_a_failing_state_is_named(failed):

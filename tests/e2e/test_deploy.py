@@ -142,8 +142,8 @@ def test_its_highstate_used_the_stores_own_pillar(stores, deployed):
 def test_nothing_of_the_bootstrap_is_left_in_the_guest(stores, deployed):
     left = stores.sh(
         "0815",
-        "find /etc/store-deploy/bootstrap.json /etc/salt/minion.d/*bootstrap* /var/lib/store-deploy "
-        "/var/lib/cloud /run/cloud-init /var/log/cloud-init* 2>/dev/null",
+        "find /etc/store-deploy/bootstrap.json /etc/salt/minion.d/*bootstrap* "
+        "/var/lib/store-deploy /var/lib/cloud /run/cloud-init /var/log/cloud-init* 2>/dev/null",
     )
     assert set(left.split()) <= {"/var/lib/cloud", "/run/cloud-init"}
     # On the disk: the minion that runs was started with them.

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from storelib.errors import Fault
 from storelib.hypervisor import guest
-from storelib.master import keys, settings
+from storelib.master import keys, office, settings
 from storelib.world import ACCEPTED
 
 GUEST = "store-0815"
@@ -82,6 +82,17 @@ def test_an_accepted_key_takes_the_place_of_any_other(opts, pems, state):
     (known,) = keys.known(opts, GUEST).items()
     assert known[0] == ACCEPTED
     assert keys.same(known[1], pems[1])
+
+
+@pytest.mark.parametrize(("line", "minion"), [(GUEST, GUEST), ("store-*", GUEST), ("x", "")])
+def test_who_is_named_by_the_autoreject_file_is_known(opts, line, minion):
+    path = settings.state_dir(opts) / "autoreject.conf"
+    path.write_text(line + "\n")
+    path.chmod(0o600)
+    with office.world({**opts, "autoreject_file": str(path)}) as world:
+        assert world.autorejected(GUEST) is bool(minion)
+    with office.world(opts) as world:
+        assert not world.autorejected(GUEST)
 
 
 def test_a_key_is_the_same_however_it_is_written_down(pems):

@@ -36,8 +36,8 @@ def test_of_ten_commands_at_once_one_deploys(site):
         done = [each.result() for each in asked]
     assert sorted(each.status for each in done) == [0, *[1] * 9]
     refused = [each.sentences for each in done if each.status == 1]
-    assert all(why.startswith("store ten is being deployed already: ") for why, _ in refused)
-    assert {hint for _, hint in refused} == {"watch it: salt-run deploy.status ten"}
+    assert all("of store ten is under way" in why for why, _ in refused)
+    assert {hint for _, hint in refused} == {"watch it: salt-run deploy.watch ten"}
     begun = [(change.generation, change.previous) for change in site.history("ten")]
     assert begun == [(1, "")]
     assert site.record("ten").generation == 1

@@ -3,6 +3,7 @@
 """Nobody types, nobody watches, or half of the machinery is missing: it goes on all the same."""
 
 import concurrent.futures
+import re
 import signal
 import subprocess
 
@@ -25,7 +26,10 @@ def test_a_deployment_outlives_the_command_that_began_it(site, state, how):
         next(line for line in process.stderr if f"  {state} " in line)
         process.send_signal(how)
     assert process.returncode != 0
-    assert site.ended(store).failed_in == "booting"
+    watched = site.salt_run("watch", store)
+    site.failed(watched, "booting")
+    shown = re.findall(r"^ *[\d.]+ s  (\w+)  ", watched.stderr, re.MULTILINE)
+    assert shown == [change.state for change in site.history(store)]
 
 
 def test_of_ten_commands_at_once_one_deploys(site):

@@ -74,7 +74,8 @@ def number(**given: Any) -> None:
 
 def read_by_people(opts: dict) -> bool:
     """Say whether ``salt-run`` shows the answer as it likes, not as data in a format."""
-    return str(opts.get("fun")).startswith("deploy.") and not opts.get("output")
+    shows = str(opts.get("fun")).startswith("deploy.") and not opts.get("async")
+    return shows and not opts.get("output")
 
 
 def refuse_unknown(fun: str, runner: dict[str, Any]) -> None:

@@ -11,16 +11,15 @@ status is 1.
 """
 
 import functools
-import inspect
 import logging
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from storelib import flow, lifecycle, spec, views
-from storelib.errors import Refused, StoreDeployError
+from storelib import flow, lifecycle, views
+from storelib.errors import Refused
 from storelib.master import doctor as physician
-from storelib.master import office
+from storelib.master import office, verb
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,44 +32,12 @@ log = logging.getLogger(__name__)
 __func_alias__ = {"list_": "list"}
 
 
-def _verb(function):
-    """
-    Make a verb of ``function``: whatever is refused becomes plain data and exit status 1.
-
-    Salt gives exit status 0 to a wrong argument, so that is found here, and only a ``retcode`` in
-    both places fails ``salt-run`` as well as an orchestration (measured on 3006.25 and 3008.3).
-    """
-
-    @functools.wraps(function)
-    def verb(*args, **kwargs):
-        __context__["retcode"] = 0
-        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("__")}
-        parameters = inspect.signature(function).parameters
-        try:
-            try:
-                bound = inspect.signature(function).bind(*args, **kwargs)
-            except TypeError as err:
-                name = function.__name__.rstrip("_")
-                usage = f"salt-run deploy.{name}{inspect.signature(function)}"
-                raise Refused(f"deploy.{name}: {err}", f"usage: {usage}") from err
-            optional = "store" in parameters and parameters["store"].default is None
-            if "store" in bound.arguments and not (optional and bound.arguments["store"] is None):
-                bound.arguments["store"] = spec.store_id(
-                    spec.as_typed(bound.arguments["store"], sys.argv)
-                )
-            answer = function(*bound.args, **bound.kwargs)
-        except StoreDeployError as err:
-            answer = {"error": err.reason, "hint": err.hint, "retcode": 1}
-        if isinstance(answer, dict) and answer.get("retcode"):
-            __context__["retcode"] = 1
-        return answer
-
-    # Salt would see the signature of ``function`` and refuse an unknown argument by itself.
-    del verb.__wrapped__
-    return verb
+def __init__(opts):
+    """Salt by itself ends with exit status 0 where a verb is unknown."""
+    verb.refuse_unknown(str(opts.get("fun")), globals())
 
 
-@_verb
+@verb.verb
 def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
     """
     Deploy a store's server and watch until it is verified.
@@ -99,39 +66,24 @@ def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
 
         salt-run deploy.store "'0815'"
     """
-    _flags(redeploy=redeploy, wait=wait)
-    _number(timeout=timeout)
+    verb.flags(redeploy=redeploy, wait=wait)
+    verb.number(timeout=timeout)
     return _watched(office.request(__opts__, store, hypervisor, redeploy), wait, timeout)
-
-
-def _flags(**flags):
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise Refused(f"{name} is {value!r}", "allowed: True | False")
-
-
-def _number(**numbers):
-    for name, value in numbers.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and (not number or value < 0):
-            raise Refused(f"{name} is {value!r}", "allowed: a number, not below 0")
 
 
 def _watched(record, wait, timeout):
     """Return the record as it is when it has ended, or at once."""
-    store = record.store
     if not wait:
-        return views.record(record)
+        return office.shown(__opts__, record)
     record = office.watch(__opts__, record, timeout, _tell)
-    answer = views.record(record)
-    if record.state != "deployed":
-        still = "still " if record.active else ""
-        answer["error"] = f"store {store} is {still}{record.state}"
-        if record.state == "failed":
-            answer["error"] = record.reason
-        answer["hint"] = record.next_action or f"salt-run deploy.explain {store}"
-        answer["retcode"] = 1
-    return answer
+    return {**office.shown(__opts__, record), **views.outcome(record)}
+
+
+def _changed(store, act, wait=False, timeout=None):
+    """Do what an operator says, and watch what comes of it if that is wanted, too."""
+    verb.flags(wait=wait)
+    verb.number(timeout=timeout)
+    return _watched(office.change(__opts__, store, act), wait, timeout)
 
 
 def _tell(line):
@@ -139,8 +91,34 @@ def _tell(line):
     print(line, file=sys.stderr, flush=True)
 
 
-@_verb
-def plan(store, hypervisor=None, redeploy=False):
+@verb.verb
+def watch(store, timeout=None):
+    """
+    Watch the store's deployment until it ends, as ``deploy.store`` does, with its exit status.
+
+    It can be said in any shell and at any time; killing it changes nothing. Of a deployment that
+    has ended it says so at once.
+
+    store
+        ID of the store.
+
+    timeout
+        Seconds to watch at most.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.watch "'0815'"
+    """
+    verb.number(timeout=timeout)
+    with office.ledger(__opts__) as books:
+        record = office.found(books, store)
+    return _watched(record, True, timeout)
+
+
+@verb.verb
+def plan(store, hypervisor=None, redeploy=False, full=False):
     """
     Say what ``deploy.store`` would do, from the hypervisor's facts, touching nothing.
 
@@ -155,18 +133,21 @@ def plan(store, hypervisor=None, redeploy=False):
     redeploy
         As it will be said to ``deploy.store``.
 
+    full
+        Tell the whole of what the pillar says, and every state, too.
+
     CLI Example:
 
     .. code-block:: bash
 
         salt-run deploy.plan "'0815'"
     """
-    _flags(redeploy=redeploy)
-    answer = office.plan(__opts__, store, hypervisor, redeploy)
+    verb.flags(redeploy=redeploy, full=full)
+    answer = office.plan(__opts__, store, hypervisor, redeploy, full)
     return {**answer, "retcode": 1} if answer["faults"] else answer
 
 
-@_verb
+@verb.verb
 def status(store):
     """
     Return the store's record.
@@ -181,13 +162,15 @@ def status(store):
         salt-run deploy.status "'0815'" --out=json
     """
     with office.ledger(__opts__) as books:
-        return views.record(office.found(books, store))
+        return office.shown(__opts__, office.found(books, store))
 
 
-@_verb
+@verb.verb
 def list_(state=None):
     """
     List the deployments.
+
+    A line each, or with ``--out=json`` all of it as data.
 
     state
         Only those in this state.
@@ -202,13 +185,17 @@ def list_(state=None):
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
     with office.ledger(__opts__) as books:
         records = books.all() if state is None else books.in_states([state])
-        return [views.row(record, time.time()) for record in records]
+    if verb.read_by_people(__opts__):
+        return views.table(records, time.time())
+    return [views.row(record, time.time()) for record in records]
 
 
-@_verb
+@verb.verb
 def history(store):
     """
-    Return the store's timeline: states, times, seconds spent, reasons.
+    Return the store's timeline: states, times, time spent, reasons.
+
+    A line each, or with ``--out=json`` all of it as data.
 
     store
         ID of the store.
@@ -221,10 +208,13 @@ def history(store):
     """
     with office.ledger(__opts__) as books:
         office.found(books, store)
-        return views.timeline(books.history(store), time.time())
+        changes = books.history(store)
+    if verb.read_by_people(__opts__):
+        return views.story(changes, time.time())
+    return views.timeline(changes, time.time())
 
 
-@_verb
+@verb.verb
 def explain(store):
     """
     Say why the deployment is where it is, what happens at its deadline and what you can do.
@@ -239,10 +229,10 @@ def explain(store):
         salt-run deploy.explain "'0815'"
     """
     with office.ledger(__opts__) as books:
-        return views.explain(office.found(books, store), time.time())
+        return views.explain(office.found(books, store), time.time(), books)
 
 
-@_verb
+@verb.verb
 def cancel(store):
     """
     Stop the store's deployment, or give up a failed one, and remove what was made of the server.
@@ -259,10 +249,10 @@ def cancel(store):
 
         salt-run deploy.cancel "'0815'"
     """
-    return views.record(office.change(__opts__, store, flow.cancel))
+    return _changed(store, flow.cancel)
 
 
-@_verb
+@verb.verb
 def hold(store):
     """
     Let the store's deployment rest before its next step, with its deadline stopped.
@@ -276,16 +266,22 @@ def hold(store):
 
         salt-run deploy.hold "'0815'"
     """
-    return views.record(office.change(__opts__, store, flow.hold))
+    return _changed(store, flow.hold)
 
 
-@_verb
-def release(store):
+@verb.verb
+def release(store, wait=False, timeout=None):
     """
     Let a held deployment go on.
 
     store
         ID of the store.
+
+    wait
+        Watch it, as ``deploy.store`` does; otherwise the record is returned at once.
+
+    timeout
+        Seconds to watch at most.
 
     CLI Example:
 
@@ -293,16 +289,22 @@ def release(store):
 
         salt-run deploy.release "'0815'"
     """
-    return views.record(office.change(__opts__, store, flow.release))
+    return _changed(store, flow.release, wait, timeout)
 
 
-@_verb
-def retry(store):
+@verb.verb
+def retry(store, wait=False, timeout=None):
     """
     Go on with a failed deployment, at the earliest step that is needed.
 
     store
         ID of the store.
+
+    wait
+        Watch it, as ``deploy.store`` does; otherwise the record is returned at once.
+
+    timeout
+        Seconds to watch at most.
 
     CLI Example:
 
@@ -310,10 +312,10 @@ def retry(store):
 
         salt-run deploy.retry "'0815'"
     """
-    return views.record(office.change(__opts__, store, flow.retry))
+    return _changed(store, flow.retry, wait, timeout)
 
 
-@_verb
+@verb.verb
 def rollback(store, wait=True, timeout=None):
     """
     Put the store's set-aside server back: the newest one that was ever verified.
@@ -337,12 +339,10 @@ def rollback(store, wait=True, timeout=None):
 
         salt-run deploy.rollback "'0815'"
     """
-    _flags(wait=wait)
-    _number(timeout=timeout)
-    return _watched(office.change(__opts__, store, flow.rollback), wait, timeout)
+    return _changed(store, flow.rollback, wait, timeout)
 
 
-@_verb
+@verb.verb
 def retire(store, remove=False, data_disks=False):
     """
     Remove a store's servers for good: the running one, what was set aside, its key.
@@ -365,14 +365,13 @@ def retire(store, remove=False, data_disks=False):
         salt-run deploy.retire "'0815'"
         salt-run deploy.retire "'0815'" remove=True
     """
-    _flags(remove=remove, data_disks=data_disks)
+    verb.flags(remove=remove, data_disks=data_disks)
     if not remove:
         return office.would_retire(__opts__, store, data_disks)
-    verb = functools.partial(flow.retire, data_disks=data_disks)
-    return views.record(office.change(__opts__, store, verb))
+    return _changed(store, functools.partial(flow.retire, data_disks=data_disks))
 
 
-@_verb
+@verb.verb
 def prune(older_than_days, store=None, remove=False):
     """
     Remove set-aside servers that are older than that, on the hypervisors of all stores.
@@ -396,10 +395,10 @@ def prune(older_than_days, store=None, remove=False):
         salt-run deploy.prune 90
         salt-run deploy.prune 90 remove=True
     """
-    _flags(remove=remove)
+    verb.flags(remove=remove)
     if older_than_days is None:
         raise Refused("older_than_days is None", "allowed: a number, not below 0")
-    _number(older_than_days=older_than_days)
+    verb.number(older_than_days=older_than_days)
     rows = office.prune(__opts__, older_than_days * 24 * 3600, store, remove)
     if any("error" in row or row.get("left") for row in rows):
         failing = ", ".join(row["store"] for row in rows if "error" in row or row.get("left"))
@@ -413,7 +412,7 @@ def prune(older_than_days, store=None, remove=False):
     return {"stores": rows}
 
 
-@_verb
+@verb.verb
 def adopt(store, hypervisor=None, apply=False):
     """
     Show what the store's hypervisor really has, and take it into the ledger: server, deployment,
@@ -439,11 +438,11 @@ def adopt(store, hypervisor=None, apply=False):
         salt-run deploy.adopt "'0815'"
         salt-run deploy.adopt "'0815'" apply=True
     """
-    _flags(apply=apply)
+    verb.flags(apply=apply)
     return office.adopt(__opts__, store, hypervisor, apply)
 
 
-@_verb
+@verb.verb
 def doctor(hypervisors=True):
     """
     Check the installation and say how to mend each fault, with progress where there are many
@@ -490,7 +489,7 @@ def notify(store=None, minion=None, ready=False, eager=True):
         return False
 
 
-@_verb
+@verb.verb
 def advance(store):
     """
     Advance one deployment as far as it goes without waiting.

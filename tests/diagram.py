@@ -14,13 +14,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "_utils"))
 from storelib import lifecycle
+from storelib.times import lasting
 
 
 def table() -> str:
     """Return the states as a Markdown table."""
     heads = ("state", "what happens", "over when", "fails after", "what takes it back")
     rows = [
-        (f"`{state.name}`", state.happens, state.over, limit(state.limit_s), state.undo)
+        (
+            f"`{state.name}`",
+            state.happens,
+            state.over,
+            lasting(state.limit_s) if state.limit_s else "",
+            state.undo,
+        )
         for state in lifecycle.STATES.values()
     ]
     return "\n".join(map(line, (heads, ["---"] * len(heads), *rows)))
@@ -29,13 +36,6 @@ def table() -> str:
 def line(cells: Iterable[str]) -> str:
     """Return one line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
-
-
-def limit(seconds: int) -> str:
-    """Return a state's limit as a person would say it, nothing if there is none."""
-    if seconds >= lifecycle.HOUR and seconds % lifecycle.HOUR == 0:
-        return f"{seconds // lifecycle.HOUR} h"
-    return f"{seconds // lifecycle.MINUTE} min" if seconds else ""
 
 
 def main(readme: Path) -> None:

@@ -8,11 +8,11 @@ The server, its deployment and its key are the hypervisor's word, sealed; the sp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storelib import lifecycle, orders, views
+from storelib import lifecycle, orders
 from storelib.errors import Refused
 from storelib.ledger import Record
 
@@ -33,6 +33,8 @@ class Found:
     same_key: bool
     """Whether that is the key that the server's definition carries."""
     record: Record | None
+    fingerprint: Callable[[str], str]
+    """What a key is shown as."""
 
     @property
     def domain(self) -> dict[str, Any]:
@@ -65,13 +67,13 @@ class Found:
         if self.domain and not key:
             raise Refused(
                 f"the domain {minion} on {name} carries no key of ours, accepted for {minion} is "
-                f"{_shown(self.accepted)}",
+                f"{self._shown(self.accepted)}",
                 "nothing proves which server it is: deploy.retire it, then deploy.store anew",
             )
         if key and self.accepted and not self.same_key:
             raise Refused(
-                f"the server of {minion} on {name} has the key {_shown(key)}, accepted is "
-                f"{_shown(self.accepted)}",
+                f"the server of {minion} on {name} has the key {self._shown(key)}, accepted is "
+                f"{self._shown(self.accepted)}",
                 f"find out whose that is; if the server's is right: salt-key -d {minion}, then "
                 "deploy.adopt again",
             )
@@ -117,7 +119,6 @@ class Found:
             evidence=evidence,
             failed_in=failed_in,
             reason=f"taken over in the midst: {orders.told(self.note)}" if failed else "",
-            next_action=f"salt-run deploy.explain {self.spec['store']}" if failed else "",
             revision=old.revision if old else 0,
             others=old.others if old else {},
             asides={
@@ -147,7 +148,7 @@ class Found:
         server: dict[str, Any] | None = None
         if domain:
             server = {key: domain[key] for key in ("state", "generation", "deployment")}
-            server["key"] = _shown(domain["public_key"])
+            server["key"] = self._shown(domain["public_key"])
         return {
             "store": self.spec["store"],
             "hypervisor": self.hypervisor,
@@ -155,12 +156,15 @@ class Found:
                 "server": server,
                 "noted": orders.told(self.note),
                 "set_asides": [each["path"] for each in self.asides],
-                "accepted_key": _shown(self.accepted),
+                "accepted_key": self._shown(self.accepted),
             },
             "ledger": _line(record) if record else "nothing",
             "becomes": _line(new),
             "differences": list(self._differences()),
         }
+
+    def _shown(self, pem: str) -> str:
+        return self.fingerprint(pem) if pem else "none"
 
     def _differences(self) -> Iterator[str]:
         """Yield in what the server is not as the pillar says."""
@@ -185,9 +189,19 @@ def found(
     accepted: str,
     same_key: bool,
     record: Record | None,
+    fingerprint: Callable[[str], str],
 ) -> Found:
     """Return what was found, once it is known that it can be the store's (``Refused`` else)."""
-    there = Found(dict(spec), hypervisor, hypervisor_key, dict(facts), accepted, same_key, record)
+    there = Found(
+        dict(spec),
+        hypervisor,
+        hypervisor_key,
+        dict(facts),
+        accepted,
+        same_key,
+        record,
+        fingerprint,
+    )
     there.check()
     return there
 
@@ -195,7 +209,3 @@ def found(
 def _line(record: Record) -> dict[str, Any]:
     keys = ("state", "failed_in", "generation", "deployment", "hypervisor")
     return {key: getattr(record, key) for key in keys if getattr(record, key)}
-
-
-def _shown(pem: str) -> str:
-    return views.fingerprint(pem) if pem else "none"

@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """Return one line for log and terminal, whatever strangers' texts it is made of."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
 class StoreDeployError(Exception):
     """Base of all; ``hint`` says what the operator can do."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
-        # One line for the terminal, whatever others' messages are made of.
-        self.reason = " ".join(reason.split())
+        self.reason = one_line(reason)
         super().__init__(self.reason)
         self.hint = hint
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storelib import lifecycle, orders
+from storelib import lifecycle, orders, verbs
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import TURN_S, Change, Ledger, Record
 from storelib.spec import StoreSpec
@@ -31,6 +31,7 @@ from storelib.steps import (
     lock_out,
     readmit,
 )
+from storelib.times import lasting
 from storelib.turn import PROBE_S, Asking, Replaced, Turn, Unheard, Waiting
 from storelib.world import ACCEPTED, World
 
@@ -91,7 +92,7 @@ def begin(
     Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
     not said.
     """
-    check_begin(ledger, spec, redeploy)
+    check_begin(ledger, now, spec, redeploy)
     old = ledger.get(spec.store)
     plain = spec.as_dict()
     record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
@@ -99,25 +100,16 @@ def begin(
         return ledger.save(record, change=why or f"requested by {requested_by}")
     except Conflict as err:
         raise Refused(
-            f"store {spec.store} is being deployed already: another request was first",
-            f"watch it: salt-run deploy.status {spec.store}",
+            f"a deployment of store {spec.store} is under way: another request was first",
+            f"watch it: salt-run deploy.watch {spec.store}",
         ) from err
 
 
-def check_begin(ledger: Ledger, spec: StoreSpec, redeploy: bool) -> None:
+def check_begin(ledger: Ledger, now: float, spec: StoreSpec, redeploy: bool) -> None:
     """Raise :class:`Refused` if no deployment of the store can begin now."""
     old = ledger.get(spec.store)
-    if old and old.state in lifecycle.OPEN:
-        raise Refused(
-            f"store {spec.store} is being deployed already: {old.state} since deployment "
-            f"{old.generation} began on {old.hypervisor}",
-            f"watch it: salt-run deploy.status {spec.store}",
-        )
-    if old and old.state == lifecycle.DEPLOYED.name and not redeploy:
-        raise Refused(
-            f"store {spec.store} is deployed",
-            f"to replace its server: salt-run deploy.store {spec.store} redeploy=True",
-        )
+    if old:
+        verbs.store(old, now, redeploy)
     check_minion_id(ledger, spec.store, spec.minion_id)
 
 
@@ -183,47 +175,7 @@ def _others(old: Record) -> dict[str, str]:
 
 def rollback(ledger: Ledger, now: float, record: Record) -> Record:
     """Begin to put the store's set-aside server back: the newest one that was ever verified."""
-    store, rolling_back = record.store, lifecycle.ROLLING_BACK.name
-    _at_rest(record)
-    # The server that is in the place now is not the one to go back to.
-    present = record.evidence.get("rolls_back_to") if record.state == "deployed" else None
-    if record.failed_in == rolling_back:
-        present = record.evidence["replaces"]
-    elif present is None:
-        present = record.generation
-    verified = set(ledger.generations(store, lifecycle.DEPLOYED.name)) - {present}
-    # These made no server, but put one back that has the number of its own deployment.
-    verified -= set(ledger.generations(store, rolling_back))
-    if not verified:
-        raise Refused(
-            f"store {store} has no earlier server that was ever verified",
-            f"see: salt-run deploy.history {store}",
-        )
-    machine = record.evidence.get("hypervisor", {}).get("machine_id")
-    others = ", ".join(name for name in record.others if name != record.hypervisor)
-    here, elsewhere = [], []
-    for number in sorted(verified):
-        aside = record.asides.get(str(number))
-        if aside is None and record.state == lifecycle.DEPLOYED.name:
-            on = f" (such as {others})" if others else ""
-            elsewhere.append(f"deployment {number} was pruned, or is on a machine that is gone{on}")
-        elif aside is None:
-            # A clearing that failed at its beginning has left it in its place.
-            here.append(number)
-        elif aside["hypervisor"] != record.hypervisor or machine not in (None, aside["machine_id"]):
-            elsewhere.append(
-                f"deployment {number} in {aside['path']} on {aside['hypervisor']} (machine ID "
-                f"{aside['machine_id']})"
-            )
-        else:
-            here.append(number)
-    if not here:
-        raise Refused(
-            f"no set-aside server of store {store} is on {record.hypervisor}: "
-            f"{'; '.join(elsewhere)}",
-            "put it back there by hand, as the README's operations chapter says, or deploy anew: "
-            f"salt-run deploy.store {store} redeploy=True",
-        )
+    present = verbs.rollback(record, ledger)
     new = _new(record, now, "queued", record.spec, record.hypervisor, "operator", redeploy=True)
     found = ("hypervisor", "hypervisor_key")
     evidence = {
@@ -231,15 +183,14 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
         **{key: record.evidence[key] for key in found if key in record.evidence},
         "replaces": present,
     }
-    return ledger.save(
-        dataclasses.replace(new, resumes=rolling_back, evidence=evidence), change="deploy.rollback"
-    )
+    new = dataclasses.replace(new, resumes=verbs.ROLLING_BACK, evidence=evidence)
+    return ledger.save(new, change="deploy.rollback")
 
 
 def retire(ledger: Ledger, now: float, record: Record, data_disks: bool = False) -> Record:
     """Begin to remove the store's servers for good, set-aside ones too."""
     state = lifecycle.RETIRING.name
-    _at_rest(record)
+    verbs.retire(record)
     evidence = {**_found_again(record), "data_disks": data_disks}
     leaving = dataclasses.replace(
         _leaving(record, state, now, evidence),
@@ -254,18 +205,7 @@ def retire(ledger: Ledger, now: float, record: Record, data_disks: bool = False)
 def cancel(ledger: Ledger, now: float, record: Record) -> Record:
     """Stop a deployment for good; what was made of the new server is removed."""
     state = lifecycle.CANCELLING.name
-    _may(record, state)
-    rolling_back = lifecycle.ROLLING_BACK.name
-    if rolling_back in (record.resumes, record.failed_in, record.held_in):
-        raise Refused(
-            f"store {record.store} is rolled back, which makes no new server to remove",
-            f"let it end, or: salt-run deploy.store {record.store} redeploy=True",
-        )
-    if record.failed_in == lifecycle.RETIRING.name:
-        raise Refused(
-            f"store {record.store} is being retired, which cannot be taken back",
-            lifecycle.again(record.failed_in, record.store),
-        )
+    verbs.cancel(record)
     return ledger.save(_leaving(record, state, now, _found_again(record)), change="deploy.cancel")
 
 
@@ -293,13 +233,12 @@ def _leaving(record: Record, state: str, now: float, evidence: dict[str, Any]) -
 
 def hold(ledger: Ledger, now: float, record: Record) -> Record:
     """Let the deployment rest before its next step; a job that is under way goes on."""
-    state = lifecycle.HELD.name
-    _may(record, state)
+    verbs.hold(record)
     limit_s = lifecycle.limit_s(record.state, record.spec["timeouts"])
     return ledger.save(
         dataclasses.replace(
             record,
-            state=state,
+            state=lifecycle.HELD.name,
             since=now,
             deadline=None,
             due=None,
@@ -313,11 +252,7 @@ def hold(ledger: Ledger, now: float, record: Record) -> Record:
 
 def release(ledger: Ledger, now: float, record: Record) -> Record:
     """Let a held deployment go on where it was, with the time that it had left."""
-    if record.state != lifecycle.HELD.name:
-        raise Refused(
-            f"store {record.store} is {record.state}, not held",
-            f"see: salt-run deploy.explain {record.store}",
-        )
+    verbs.release(record)
     evidence = dict(record.evidence)
     if record.job is None:
         # Another hypervisor may have come back meanwhile; but what is under way goes on.
@@ -344,11 +279,7 @@ def release(ledger: Ledger, now: float, record: Record) -> Record:
 
 def retry(ledger: Ledger, now: float, record: Record) -> Record:
     """Go on with a failed deployment at the earliest step that is needed."""
-    if record.state != lifecycle.FAILED.name or record.failed_in not in lifecycle.RESUMES:
-        raise Refused(
-            f"store {record.store} is {record.state}: there is nothing to retry",
-            f"see what can be done: salt-run deploy.explain {record.store}",
-        )
+    verbs.retry(record)
     wanted = lifecycle.RESUMES[record.failed_in]
     # Work needs a slot first; who had none yet goes on without one.
     state, resumes = ("queued", wanted) if wanted in lifecycle.SLOT else (wanted, "")
@@ -364,22 +295,6 @@ def retry(ledger: Ledger, now: float, record: Record) -> Record:
 def _found_again(record: Record) -> dict[str, Any]:
     """Return the evidence that still holds when a deployment leaves the state that it was in."""
     return {key: value for key, value in record.evidence.items() if key not in FOUND_AGAIN}
-
-
-def _may(record: Record, state: str) -> None:
-    if (record.state, state) not in lifecycle.TRANSITIONS:
-        raise Refused(
-            f"store {record.store} is {record.state} and cannot become {state}",
-            f"see what can be done: salt-run deploy.explain {record.store}",
-        )
-
-
-def _at_rest(record: Record) -> None:
-    if record.state not in lifecycle.AT_REST:
-        raise Refused(
-            f"store {record.store} is {record.state}, allowed: {', '.join(lifecycle.AT_REST)}",
-            f"see what can be done: salt-run deploy.explain {record.store}",
-        )
 
 
 def advance(
@@ -457,17 +372,19 @@ def _move(turn: Turn) -> tuple[Record, bool]:
             # Theirs is a week away, and whoever typed the verb is there now.
             return _fail(turn, f"{type(err).__name__}: {err}", ""), True
         wait = Waiting(f"{type(err).__name__}: {err}")
-    why = record.reason if isinstance(wait, Asking) and record.reason else wait.why
+    # What the last answer to this question lacked says more than that it is asked again.
+    known = record.reason if turn.asked == record.asked else ""
+    why = known if isinstance(wait, Asking) and known else wait.why
     if turn.over and not _just_asked(turn):
         # From now on nobody is let in any more, and the guest is only asked for its last words.
         _shut(turn.world, record)
-        why = f"{record.state} was not over after {turn.limit_s} s: {why}"
+        why = f"{record.state} was not over after {lasting(turn.limit_s)}: {why}"
         late = {"why": why, "until": turn.record.clock_s + CONSOLE_S}
         turn.save(evidence={**turn.record.evidence, "late": late}, job=None)
         return _end(turn)
     deadline = _deadline(now, record.state, turn.spec, turn.record.spent_s)
     pauses = (TURN_S, wait.seconds, *([deadline - now] if deadline and deadline > now else []))
-    turn.save(reason=why, deadline=deadline, due=now + min(pauses))
+    turn.save(reason=why, asked=turn.asked, deadline=deadline, due=now + min(pauses))
     return turn.record, False
 
 
@@ -486,7 +403,7 @@ def _no_slot(turn: Turn) -> str:
     why = "all slots are taken, or the hypervisor has another deployment"
     if record.spent_s < lifecycle.QUEUED_S:
         return why
-    why += f"; it has waited for {lifecycle.QUEUED_S // lifecycle.HOUR} h: salt-run deploy.list"
+    why += f"; it has waited for {lasting(lifecycle.QUEUED_S)}: salt-run deploy.list"
     if record.reason != why:
         log.warning("%s: %s", record.store, why)
         turn.save(why, noted=turn.world.now(), reason=why)
@@ -521,7 +438,8 @@ def _begin_again(turn: Turn, why: str) -> Record:
     """Go back to the beginning of the deployment: what was done is on a machine that is gone."""
     record = turn.record
     if record.state not in lifecycle.PASSED or record.resumes:
-        return _fail(turn, why, "find out which machine is meant; then deploy.store anew")
+        anew = verbs.command(record, "store")
+        return _fail(turn, why, f"find out which machine is meant; then: {anew}")
     # A ledger that may be from a backup knows of no key to purge.
     for act in (
         lambda: disarm(turn.world, record),
@@ -696,6 +614,7 @@ def _enter(
             job=None,
             resumes="",
             reason=reason,
+            asked="",
             **changes,
         ),
         change=told,
@@ -743,11 +662,10 @@ def _way_out(record: Record, hint: str) -> str:
     """Return what to do about a failure, with the command that goes on afterwards."""
     if "deploy." in hint:
         return hint
-    again = lifecycle.again(record.state, record.store)
+    again = verbs.again(record)
     if record.state in lifecycle.PASSED and not record.resumes:
         # A retry has the spec that was frozen.
-        redeploy = " redeploy=True" if record.redeploy else ""
-        again += f", or, if you changed the pillar: salt-run deploy.store {record.store}{redeploy}"
+        again += f", or, if you changed the pillar: {verbs.command(record, 'store')}"
     return f"{hint or 'find the cause'}, then: {again}"
 
 

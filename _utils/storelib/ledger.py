@@ -130,6 +130,8 @@ class Record:
     looked: dict[str, Any] = field(default_factory=dict)
     """When the last turn was: the kernel's boot ID, seconds since that boot, the time of day."""
     reason: str = ""
+    asked: str = ""
+    """The question whose answer the reason is about, if it is about one."""
     next_action: str = ""
     due: float | None = None
     revision: int = 0

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MINUTE = 60
-HOUR = 60 * MINUTE
+from storelib.times import DAY, HOUR, MINUTE
+
+NO_GUEST = "remove the autosign entry, purge the key, destroy the domain"
+"""What takes back all that a guest has done since it may call."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ QUEUED_S = 24 * HOUR
 PATH = (
     State(
         "awaiting_hypervisor",
-        "waits for the hypervisor to answer and to be configured",
+        "waits for the hypervisor and its configuration",
         "it answers and its libvirt, pool, bridges, memory and disk suffice",
         24 * HOUR,
         "nothing was done",
@@ -89,42 +91,42 @@ PATH = (
         "waits for the guest to boot and to call",
         "its minion answers, its key is the one that was made for it, the entry is gone",
         15 * MINUTE,
-        "remove the autosign entry, purge the key, destroy the domain",
+        NO_GUEST,
     ),
     State(
         "rebooting",
         "firstboot reboots the guest",
         "the guest has noted a second boot ID",
         10 * MINUTE,
-        "as booting",
+        NO_GUEST,
     ),
     State(
         "configuring",
         "applies the highstate",
         "the highstate returned, no state failed",
         60 * MINUTE,
-        "as booting",
+        NO_GUEST,
     ),
     State(
         "restarting",
         "makes the network permanent and reboots",
         "the guest has noted a third boot ID, of a boot after it was made permanent",
         10 * MINUTE,
-        "as booting",
+        NO_GUEST,
     ),
     State(
         "verifying",
-        "runs the probes and the highstate with test=True",
+        "runs probes, and the highstate with test=True",
         "all probes pass, no state would fail",
         15 * MINUTE,
-        "as booting",
+        NO_GUEST,
     ),
     State(
         "finishing",
-        "removes seed and bootstrap data, sets autostart",
+        "removes seed and bootstrap data, autostart on",
         "all of it was read back as gone",
         5 * MINUTE,
-        "as booting",
+        NO_GUEST,
     ),
 )
 """The states that a deployment passes, in order."""
@@ -133,7 +135,7 @@ CANCELLING = State(
     "cancelling",
     "removes what was made of the new server",
     "domain, disk, seed, key and autosign entry of this deployment are gone",
-    7 * 24 * HOUR,
+    7 * DAY,
     "nothing is left to undo",
 )
 ROLLING_BACK = State(
@@ -147,13 +149,13 @@ RETIRING = State(
     "retiring",
     "removes the store's servers for good",
     "domain, disks, set-aside servers, key and autosign entry are gone",
-    7 * 24 * HOUR,
+    7 * DAY,
     "nothing brings them back",
 )
 DEPLOYED = State("deployed", "the store server is verified")
 FAILED = State("failed", "it stopped; failed_in and reason say where and why")
-CANCELLED = State("cancelled", "nothing of the new server is left; the old one is set aside")
-HELD = State("held", "it waits for deploy.release; its deadline is stopped")
+CANCELLED = State("cancelled", "nothing of the new server is left")
+HELD = State("held", "waits for deploy.release, its deadline stopped")
 RETIRED = State("retired", "the store has no server any more")
 
 BESIDE = (ROLLING_BACK, CANCELLING, RETIRING)
@@ -246,14 +248,6 @@ def check(state: str, following: str) -> None:
     """Raise ``ValueError`` unless ``following`` may come after ``state``."""
     if (state, following) not in TRANSITIONS:
         raise ValueError(f"{state} cannot become {following}")
-
-
-def again(state: str, store: str) -> str:
-    """Return the command that goes on with what failed in ``state``."""
-    if state == RETIRING.name:
-        return f"salt-run deploy.retire {store} remove=True"
-    verb = "cancel" if state == CANCELLING.name else "retry"
-    return f"salt-run deploy.{verb} {store}"
 
 
 def limit_s(state: str, timeouts: dict[str, int]) -> int:

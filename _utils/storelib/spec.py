@@ -21,6 +21,7 @@ from storelib.errors import Refused, SpecError
 from storelib.formats import LIBVIRT_NAME, NAME, shown
 from storelib.reader import REQUIRED, Reader, is_int, kind_of
 from storelib.seed import CONFIG
+from storelib.times import DAY
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MINION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -425,8 +426,6 @@ def _probe(part: Reader) -> dict[str, Any]:
 
 
 def _timeouts(part: Reader) -> dict[str, int]:
-    limits = {
-        state: part.integer(state, 1, 7 * 24 * lifecycle.HOUR, None) for state in lifecycle.FOLLOWS
-    }
+    limits = {state: part.integer(state, 1, 7 * DAY, None) for state in lifecycle.FOLLOWS}
     part.end()
     return {state: limit for state, limit in limits.items() if limit is not None}

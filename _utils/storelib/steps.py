@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from storelib import judge, lifecycle, seed
+from storelib import judge, lifecycle, seed, verbs
 from storelib.domain_states import RUNNING
 from storelib.errors import Fault, Refused, StoreDeployError
 from storelib.ledger import Ledger, Record
@@ -49,8 +49,8 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     if wanted["store"] != turn.record.store:
         raise Fault(
             f"the pillar of {name} now names store {wanted['store']}",
-            f"correct the pillar, or name the store's hypervisor: deploy.store "
-            f"{turn.record.store} hypervisor=MINION",
+            f"correct the pillar, or name the store's hypervisor: "
+            f"{verbs.command(turn.record, 'store')} hypervisor=MINION",
         )
     check_minion_id(turn.ledger, wanted["store"], wanted["minion_id"])
     if wanted != turn.spec:
@@ -62,7 +62,8 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
         raise Waiting(f"{name} has not reached its highstate since it booted")
     faults = judge.hypervisor(wanted, facts) + _unknown_server(turn, facts)
     if faults and configured:
-        raise Fault(f"{name}: {'; '.join(faults)}", "mend it, then deploy.store again")
+        anew = verbs.command(turn.record, "store")
+        raise Fault(f"{name}: {'; '.join(faults)}", f"mend it, then: {anew}")
     if faults:
         raise Waiting(f"{name}: {'; '.join(faults)}")
     return {
@@ -303,8 +304,8 @@ def _admit(turn: Turn) -> bool:
     if told := intruder(turn):
         raise Fault(
             told,
-            "find out who called from where (salt/auth events, master log); then deploy.store "
-            "again, with admission: pinned in the pillar",
+            "find out who called from where (salt/auth events, master log); then, with admission: "
+            f"pinned in the pillar: {verbs.command(turn.record, 'store')}",
         )
     return True
 
@@ -502,7 +503,7 @@ def _gone(turn: Turn, remove: Callable[[], Evidence]) -> Evidence:
     left = _cleanup_failed(turn, facts["left"])
     raise Fault(
         f"it could not be removed: {', '.join(left)}",
-        f"remove it there, then: {lifecycle.again(turn.record.state, turn.record.store)}",
+        f"remove it there, then: {verbs.again(turn.record)}",
     )
 
 

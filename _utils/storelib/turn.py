@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from storelib import __version__, lifecycle, orders, report
+from storelib import __version__, lifecycle, orders, report, verbs
 from storelib.domain_states import ON
 from storelib.errors import Fault, PillarError
 from storelib.ledger import TURN_S, Job, Ledger, Record
@@ -98,6 +98,8 @@ class Turn:
         self.ledger = ledger
         self.rung = rung
         self.max_active = max_active
+        self.asked = ""
+        """The question that this turn has come to."""
         was, now, (boot, up) = record.looked, world.now(), world.uptime()
         same = was.get("boot") == boot
         gap_s = max(up - was["up"], 0.0) if same else up if was else 0.0
@@ -382,6 +384,7 @@ class Turn:
 
     def _report(self, minion: str, function: str, quick: bool, **arguments: Any) -> report.Report:
         arguments["generation"] = self.record.generation
+        self.asked = f"{minion} {function}"
         job = self.record.job
         if job and job.minion == minion and job.function in MENDS:
             self._answer(job, quick=True, arguments=MENDS[job.function])
@@ -406,7 +409,7 @@ class Turn:
         if answer.version != __version__:
             raise self._mending(minion, "saltutil.sync_all") or Fault(
                 f"{minion} has version {answer.version} of store-deploy, not {__version__}",
-                f"salt {minion} saltutil.sync_all, then salt-run deploy.retry {self.record.store}",
+                f"salt {minion} saltutil.sync_all, then: {verbs.again(self.record)}",
             )
         # The answer is used up: what asks again, asks anew.
         self.record = dataclasses.replace(self.record, job=None)

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
-from storelib import lifecycle
-from storelib.ledger import Change, Record
+from storelib import lifecycle, verbs
+from storelib.ledger import Change, Ledger, Record
+from storelib.times import lasting
 
 HIDDEN = (
     "public_key",
@@ -35,6 +36,12 @@ HIDDEN = (
 )
 """Evidence that is for the machine only."""
 
+WIDTH = 79
+"""Columns of a terminal that a line of ours may take."""
+
+IN_A_LIST = WIDTH - len("- ")
+"""The same where Salt shows a list."""
+
 
 def when(at: float | None) -> str | None:
     """Return a time as ISO 8601, UTC, seconds."""
@@ -43,18 +50,11 @@ def when(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def fingerprint(public_key: str) -> str:
-    """Return what a key is shown as."""
-    body = "".join(public_key.split())
-    return "sha256:" + hashlib.sha256(body.encode()).hexdigest()
-
-
-def record(this: Record) -> dict[str, Any]:
-    """Return the public form of a record."""
+def record(this: Record, fingerprint: str = "") -> dict[str, Any]:
+    """Return the public form of a record, with the ``fingerprint`` of its guest's key."""
     evidence = {key: value for key, value in this.evidence.items() if key not in HIDDEN}
-    public_key = this.evidence.get("public_key")
-    if public_key:
-        evidence["key_fingerprint"] = fingerprint(public_key)
+    if fingerprint:
+        evidence["key_fingerprint"] = fingerprint
     return {
         "store": this.store,
         "generation": this.generation,
@@ -76,6 +76,20 @@ def record(this: Record) -> dict[str, Any]:
     }
 
 
+def outcome(this: Record) -> dict[str, Any]:
+    """Return what a watched deployment comes to: nothing is added if its store is deployed."""
+    if this.state == lifecycle.DEPLOYED.name:
+        return {}
+    failed = this.state == lifecycle.FAILED.name
+    see = verbs.command(this, "watch" if this.active else "explain")
+    still = "still " if this.active else ""
+    return {
+        "error": this.reason if failed else f"store {this.store} is {still}{this.state}",
+        "hint": this.next_action or see,
+        "retcode": 1,
+    }
+
+
 def row(this: Record, now: float) -> dict[str, Any]:
     """Return a record's line in a list."""
     return {
@@ -87,6 +101,30 @@ def row(this: Record, now: float) -> dict[str, Any]:
         "minion_id": this.minion_id,
         "reason": this.reason,
     }
+
+
+def table(records: Sequence[Record], now: float) -> list[str]:
+    """Return the list as people read it: a line each, cut where a terminal ends."""
+    heads = _aligned([[r.store, r.state, lasting(now - r.since)] for r in records])
+    lines = [f"{head}{_where(r)}" for head, r in zip(heads, records, strict=True)]
+    return [line if len(line) <= IN_A_LIST else f"{line[: IN_A_LIST - 4]} ..." for line in lines]
+
+
+def _where(this: Record) -> str:
+    """Say where the server is, and why it is not further."""
+    why = " ".join(this.reason.split())
+    if this.failed_in and not why.startswith(this.failed_in):
+        why = f"{this.failed_in}: {why}"
+    return f"{this.hypervisor}: {why}" if why else this.hypervisor
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the beginning of a line for each row, its columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
@@ -107,13 +145,24 @@ def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
     return rows
 
 
-def explain(this: Record, now: float) -> dict[str, Any]:
+def story(changes: Sequence[Change], now: float) -> list[str]:
+    """Return the history as people read it."""
+    rows = timeline(changes, now)
+    took = ["" if row["took_s"] is None else lasting(row["took_s"]) for row in rows]
+    heads = _aligned(
+        [[row["at"], row["state"], each] for row, each in zip(rows, took, strict=True)]
+    )
+    return [_wrapped(head, row["reason"], IN_A_LIST) for head, row in zip(heads, rows, strict=True)]
+
+
+def explain(this: Record, now: float, ledger: Ledger) -> dict[str, Any]:
     """Say why a deployment is where it is, and what comes next."""
     state = lifecycle.STATES[this.state]
     told: dict[str, Any] = {
         "store": this.store,
         "state": this.state,
         "meaning": state.happens,
+        "for": lasting(now - this.since),
         "for_s": max(0, round(now - this.since)),
     }
     if this.active:
@@ -121,50 +170,45 @@ def explain(this: Record, now: float) -> dict[str, Any]:
         told["waits_for"] = this.reason or "nothing: its next step is due"
         deadline = when(this.deadline)
         told["at_deadline"] = f"fails at {deadline}" if deadline else "it has no limit"
-        told["you_can"] = [f"watch it: salt-run deploy.history {this.store}"]
-        if this.state in lifecycle.PASSED:
-            told["you_can"] += [
-                f"salt-run deploy.{verb} {this.store}" for verb in ("hold", "cancel")
-            ]
     elif this.state == lifecycle.FAILED.name:
-        told["failed_in"] = f"{this.failed_in}: {lifecycle.STATES[this.failed_in].happens}"
+        failed_in = lifecycle.STATES[this.failed_in]
+        told["failed_in"] = f"{failed_in.name}: {failed_in.happens}"
         told["reason"] = this.reason
-        told["undo"] = lifecycle.STATES[this.failed_in].undo
-        told["you_can"] = [this.next_action]
-        if this.failed_in in lifecycle.RESUMES and "deploy.retry" not in this.next_action:
-            told["you_can"] += [f"go on where it failed: salt-run deploy.retry {this.store}"]
-        if this.failed_in in (*lifecycle.PASSED, lifecycle.CANCELLING.name):
-            told["you_can"] += [f"remove what was made: salt-run deploy.cancel {this.store}"]
-        told["you_can"] += [f"begin anew: salt-run deploy.store {this.store}", *_backwards(this)]
+        told["undo"] = failed_in.undo
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
-        told["you_can"] = [f"salt-run deploy.{verb} {this.store}" for verb in ("release", "cancel")]
-    elif this.state == lifecycle.CANCELLED.name:
-        told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}", *_backwards(this)]
-    elif this.state == lifecycle.RETIRED.name:
-        told["you_can"] = [f"deploy anew: salt-run deploy.store {this.store}"]
-    else:
-        told["you_can"] = [
-            f"replace it: salt-run deploy.store {this.store} redeploy=True",
-            *_backwards(this),
-        ]
+    told["you_can"] = _you_can(this, verbs.offered(this, ledger))
     if "offered" in this.evidence:
         offered = this.evidence["offered"]
         told["offered"] = f"{offered['hypervisor']} is ready for this store: {offered['why']}"
-        told["you_can"] += [
-            f"move there: salt-run deploy.store {this.store} "
-            f"hypervisor={offered['hypervisor']} redeploy=True"
-        ]
+        if this.state not in lifecycle.OPEN:
+            told["you_can"] += [
+                f"move there: salt-run deploy.store {this.store} "
+                f"hypervisor={offered['hypervisor']} redeploy=True"
+            ]
     return told
 
 
-def _backwards(this: Record) -> list[str]:
-    """Return what can be typed to have less than there is."""
-    back = [f"put the set-aside server back: salt-run deploy.rollback {this.store}"]
-    return [
-        *(back if this.asides else []),
-        f"see what a removal for good would remove: salt-run deploy.retire {this.store}",
-    ]
+def _you_can(this: Record, offered: dict[str, str]) -> list[str]:
+    """Return what can be typed, a line each, the operator's next step first."""
+    failed, deployed = this.state == lifecycle.FAILED.name, this.state == lifecycle.DEPLOYED.name
+    why = {
+        "hold": "let it rest",
+        "release": "let it go on",
+        "retry": "go on where it failed",
+        "cancel": "remove what was made" if failed else "stop it and remove what was made",
+        "store": "replace it" if deployed else "begin anew" if failed else "deploy anew",
+        "rollback": "put the set-aside server back",
+        "retire": "see what a removal for good would remove",
+    }
+    said = [this.next_action] if failed and this.next_action else []
+    if this.state in lifecycle.OPEN:
+        said = [f"watch it: {verbs.command(this, 'watch')}"]
+    for verb, command in offered.items():
+        # The next step that the failure named is not said twice.
+        if not any(line.endswith(command) for line in said):
+            said.append(f"{why[verb]}: {command}")
+    return said
 
 
 def expected_outage(this: Record | None, all_of_them: Iterable[Record]) -> dict[str, Any]:
@@ -180,15 +224,53 @@ def expected_outage(this: Record | None, all_of_them: Iterable[Record]) -> dict[
 
 
 def progress(change: Change, began: float) -> str:
-    """Return the line that a change is shown as while it is watched."""
+    """Return what a change is shown as while it is watched."""
     failed = change.state == lifecycle.FAILED.name
     what = change.reason if failed else lifecycle.STATES[change.state].happens
-    return f"{max(0.0, change.at - began):8.1f} s  {change.state:<20}  {what}"
+    return _wrapped(f"{max(0.0, change.at - began):8.1f} s  {change.state:<19}  ", what)
+
+
+def waiting(reason: str, seconds: float) -> str:
+    """Return what a reason is shown as that has held on for a while."""
+    return _wrapped(f"{seconds:8.1f} s    ", reason)
+
+
+def _wrapped(head: str, text: str, width: int = WIDTH) -> str:
+    """Put ``text`` beside its head, in lines that a terminal does not break; no word is broken."""
+    if not text:
+        return head.rstrip()
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def would(spec: dict[str, Any], facts: dict[str, Any]) -> Iterable[str]:
+    """Say in a few lines what a deployment would make, and of what that is there."""
+    image, domain = spec["image"], facts.get("domain") or {}
+    if facts:
+        there = facts["image"].get("sha256") == image["sha256"]
+        yield f"image {image['source']}: {'in the cache' if there else 'is fetched'}"
+    if domain.get("exists"):
+        yield f"old server {spec['minion_id']}, {domain['state']}: is shut down and set aside"
+    yield (
+        f"server {spec['minion_id']}: {spec['cpus']} CPUs, {spec['memory_mib']} MiB of memory, "
+        f"{spec['disk_gib']} GiB of disk in {spec['pool']}"
+    )
+    for disk in spec["data_disks"]:
+        yield f"data disk {disk['name']}: {disk['size_gib']} GiB, unless it is there already"
+    for nic in spec["interfaces"]:
+        at = f"{nic['type']} {nic['source']}" if nic["source"] else nic["type"]
+        yield f"interface {nic['name']}: {at}, {nic['address']}"
 
 
 def steps(spec: dict[str, Any]) -> Iterable[str]:
     """Say, state by state, what a deployment would do."""
     for state in lifecycle.PATH:
-        limit = lifecycle.limit_s(state.name, spec["timeouts"])
-        ends = f"fails after {limit} s" if limit else "it has no limit"
+        limit_s = lifecycle.limit_s(state.name, spec["timeouts"])
+        ends = f"fails after {lasting(limit_s)}" if limit_s else "it has no limit"
         yield f"{state.name}: {state.happens}; over when {state.over}; {ends}"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Minion keys and the autosign entry, with the key store of the Salt that is installed."""
 
+import contextlib
 import fnmatch
 import re
 import stat
@@ -109,6 +110,30 @@ def test_a_key_of_another_kind_is_another_key(pems, kind):
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     assert not keys.same(pems[0], pem)
     assert keys.same(pem, pem)
+
+
+@pytest.mark.parametrize("hash_type", ["sha256", "md5", "sha512"])
+@pytest.mark.parametrize("stored", [str, str.strip, lambda pem: f"{pem}\n", None])
+def test_a_fingerprint_is_the_one_that_salt_key_prints(opts, pems, stored, hash_type):
+    opts["hash_type"] = hash_type
+    if stored is None:
+        # As a minion sends it, which has not called yet.
+        told = keys.fingerprint(opts, GUEST, pems[0])
+        put(opts, ACCEPTED, GUEST, "\n".join(pems[0].strip().splitlines()))
+    else:
+        put(opts, ACCEPTED, GUEST, stored(pems[0]))
+        told = keys.fingerprint(opts, GUEST, pems[0])
+    with contextlib.ExitStack() as stack:
+        key = salt.key.get_key(opts)
+        if hasattr(key, "__exit__"):
+            stack.enter_context(key)
+        assert key.finger(GUEST, hash_type) == {"minions": {GUEST: told}}
+
+
+def test_without_a_key_there_is_no_fingerprint(opts, pems):
+    assert keys.fingerprint(opts, GUEST, "") == ""
+    put(opts, ACCEPTED, GUEST, pems[1])
+    assert keys.fingerprint(opts, GUEST, pems[0]) != keys.fingerprint(opts, GUEST, pems[1])
 
 
 # The autosign entry

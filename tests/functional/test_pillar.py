@@ -4,6 +4,9 @@
 
 import json
 import pathlib
+import re
+import shutil
+import textwrap
 
 import pytest
 import salt.config
@@ -241,4 +244,20 @@ def test_the_shipped_example_describes_a_store_in_both_of_its_files(opts):
 
 def test_the_shipped_example_gives_a_store_to_no_other_minion(opts):
     opts["pillar_roots"] = {"base": [str(REPO / "pillar")]}
+    assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}
+
+
+def test_the_readmes_top_file_gives_each_of_400_stores_its_own(opts, tmp_path):
+    readme = (REPO / "README.md").read_text()
+    (top,) = re.findall(r"(?s)```yaml\n   # The hypervisor hv-0417 .*?\n(.*?)   ```", readme)
+    roots = tmp_path / "roots"
+    shutil.copytree(REPO / "pillar", roots)
+    (roots / "top.sls").write_text(textwrap.dedent(top))
+    another = (roots / "stores" / "store-0815.sls").read_text().replace("0815", "0417")
+    (roots / "stores" / "store-0417.sls").write_text(another)
+    opts["pillar_roots"] = {"base": [str(roots)]}
+    for store in ("0815", "0417"):
+        minion = f"hv-{store}"
+        compiled = salt.pillar.Pillar(opts, {"id": minion}, minion, "base").compile_pillar()
+        assert from_pillar(compiled["store_server"], minion).store == store
     assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}

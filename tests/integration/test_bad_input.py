@@ -37,8 +37,10 @@ def test_an_unknown_store_is_refused(site):
     done = site.salt_run("store", "nowhere")
     error, hint = done.sentences
     assert (done.status, site.record("nowhere")) == (1, None)
-    assert error.startswith("store nowhere is unknown: the pillar of hv-nowhere")
+    assert error.startswith("store nowhere is unknown: hv-nowhere is taken for its hypervisor")
+    assert error.endswith("that is no minion of this master")
     assert "hypervisor=MINION" in hint
+    assert "deploy.store" not in hint
 
 
 @pytest.mark.parametrize("wrong", ["*", "a,b", "../x"])

@@ -4,6 +4,7 @@
 
 import concurrent.futures
 import json
+import re
 import signal
 import subprocess
 
@@ -28,7 +29,10 @@ def test_a_deployment_outlives_the_command_that_began_it(site, state, how):
         next(line for line in process.stderr if f"  {state} " in line)
         process.send_signal(how)
     assert process.returncode != 0
-    assert site.ended(store).failed_in == "booting"
+    watched = site.salt_run("watch", store)
+    site.failed(watched, "booting")
+    shown = re.findall(r"^ *[\d.]+ s  (\w+)  ", watched.stderr, re.MULTILINE)
+    assert shown == [change.state for change in site.history(store)]
 
 
 def test_of_ten_commands_at_once_one_deploys(site):
@@ -39,8 +43,8 @@ def test_of_ten_commands_at_once_one_deploys(site):
         done = [each.result() for each in asked]
     assert sorted(each.status for each in done) == [0, *[1] * 9]
     refused = [each.sentences for each in done if each.status == 1]
-    assert all(why.startswith("store ten is being deployed already: ") for why, _ in refused)
-    assert {hint for _, hint in refused} == {"watch it: salt-run deploy.status ten"}
+    assert all("of store ten is under way" in why for why, _ in refused)
+    assert {hint for _, hint in refused} == {"watch it: salt-run deploy.watch ten"}
     begun = [(change.generation, change.previous) for change in site.history("ten")]
     assert begun == [(1, "")]
     assert site.record("ten").generation == 1

@@ -112,3 +112,20 @@ def test_the_build_refuses_what_it_does_not_know_before_it_does_anything(argumen
     assert (run.returncode, run.stdout) == (64, "")
     assert "usage: build" in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "told"), [("missing/x.qcow2", "there is no folder"), ("", "is a folder")]
+)
+def test_where_the_image_cannot_be_written_is_said_before_it_is_built(tmp_path, output, told):
+    done = subprocess.run(
+        [KIWI / "build", "--output", f"{tmp_path}/{output}"],
+        env={"PATH": "/usr/bin:/bin", "STORE_DEPLOY_CACHE": str(tmp_path / "cache")},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (73, "")
+    assert told in done.stderr
+    assert not (tmp_path / "cache").exists()

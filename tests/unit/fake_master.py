@@ -10,9 +10,10 @@ so is for tests/integration to show: there the master and its minions are real.
 
 import heapq
 import itertools
+import re
 from collections import Counter, defaultdict
 
-from storelib import flow, lifecycle, orders, report, seal
+from storelib import flow, lifecycle, orders, report, seal, verbs
 from storelib.ledger import TURN_S, Ledger
 from storelib.spec import from_pillar
 from storelib.world import ACCEPTED, Returned
@@ -597,6 +598,8 @@ def failed(master, state, reason):
     assert reason in record.reason
     assert record.reason.isprintable()
     assert record.next_action
+    for verb in re.findall(r"salt-run deploy\.(\w+) 0815", record.next_action):
+        assert verb in {*verbs.offered(record, master.books), "adopt"}, record.next_action
     assert not record.active
     assert record.due is record.deadline is record.job is None
     assert not master.armed(GUEST), "the autosign entry is gone"

@@ -84,7 +84,7 @@ def test_without_auto_deploy_it_is_told_what_to_type(master):
     new_box(master)
     record = ready(master, auto_deploy=False)
     assert (record.state, record.generation) == ("deployed", before.generation)
-    told = views.explain(record, master.time)
+    told = views.explain(record, master.time, master.books)
     assert "new hardware" in told["offered"]
     assert "salt-run deploy.store 0815 hypervisor=hv-0815 redeploy=True" in told["you_can"][-1]
 
@@ -148,7 +148,7 @@ def test_a_hypervisor_that_was_waited_for_in_vain_begins_the_deployment_when_it_
     master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {"awaiting_hypervisor": 600}}}
     master.away.add(HYPERVISOR)
     master.begin()
-    failed(master, "awaiting_hypervisor", "was not over after 600 s")
+    failed(master, "awaiting_hypervisor", "was not over after 10 min")
     master.away.clear()
     record = ready(master)
     assert (record.state, record.generation) == ("deployed", 2)
@@ -243,7 +243,10 @@ def test_another_hypervisor_takes_over_from_one_that_is_gone(two):
 def test_while_the_old_one_runs_the_server_nothing_is_begun(two):
     record = ready(two, NEW)
     assert (record.state, record.hypervisor, record.generation) == ("deployed", HYPERVISOR, 1)
-    assert "hv-0815 still runs the store's server" in views.explain(record, two.time)["offered"]
+    assert (
+        "hv-0815 still runs the store's server"
+        in views.explain(record, two.time, two.books)["offered"]
+    )
 
 
 def test_an_operator_does_not_make_a_twin_either(two):
@@ -389,9 +392,9 @@ def test_a_store_that_failed_to_be_retired_is_not_deployed_by_its_hypervisor(mas
     }
     master.away.add(HYPERVISOR)
     master.begin()
-    failed(master, "awaiting_hypervisor", "was not over after 600 s")
+    failed(master, "awaiting_hypervisor", "was not over after 10 min")
     flow.retire(master.books, master.time, now(master))
-    failed(master, "retiring", "was not over after 600 s")
+    failed(master, "retiring", "was not over after 10 min")
     master.away.clear()
     assert ready(master).state == "failed"
 

@@ -10,6 +10,7 @@ import dataclasses
 
 import pytest
 from fake_master import (
+    BEGAN,
     GUEST,
     HYPERVISOR,
     PATH,
@@ -283,7 +284,9 @@ def test_what_is_still_there_is_named_and_cancel_can_be_said_again(master):
     record = failed(master, "cancelling", "not be removed: hv-0815: /pool/store-0815.qcow2")
     assert views.record(record)["cleanup_failed"] == ["hv-0815: /pool/store-0815.qcow2"]
     assert "deploy.cancel 0815" in record.next_action
-    assert not any("deploy.retry" in each for each in views.explain(record, 0)["you_can"])
+    assert not any(
+        "deploy.retry" in each for each in views.explain(record, 0, master.books)["you_can"]
+    )
     with pytest.raises(Refused):
         said(master, "retry")
     master.instead.clear()
@@ -482,13 +485,54 @@ def test_probes_have_all_their_tries_again(master):
     assert ran(master).count(FAILING["verifying"]) == 10
 
 
+def test_what_an_earlier_question_waited_for_is_not_shown_after_a_retry(master):
+    """While the highstate ran, `deploy.list` said that the hypervisor had not told its facts."""
+    broken(master, "configuring")
+    master.takes_s |= {"store_hypervisor.facts": 20, "provisioning_helper.highstate": 500}
+    said(master, "retry")
+    asked = {}
+
+    def note(record):
+        if record.job:
+            asked.setdefault(record.job.function, []).append(record.reason)
+        return False
+
+    assert master.run(until=note).state == "deployed"
+    for function in ("store_hypervisor.facts", "provisioning_helper.highstate"):
+        assert asked[function], "it was waited for"
+        assert all(why.endswith(f"not answered {function} yet") for why in asked[function])
+
+
+def test_what_an_answer_lacked_is_shown_while_it_is_asked_again(master):
+    master.facts["sources_missing"] = ["bridge br0"]
+    master.facts["marker"] = None
+    master.takes_s["store_hypervisor.facts"] = 20
+    master.begin()
+    reasons = []
+    master.run(until=lambda record: reasons.append(record.reason) or master.time > BEGAN + 300)
+    assert set(reasons[2:]) == {reasons[-1]}
+    assert reasons[-1].startswith("hv-0815: bridge br0 does not exist")
+
+
+@pytest.mark.parametrize("state", [name for name in PATH if name != "queued"])
+def test_who_was_held_too_late_is_told_the_limit_and_not_the_rest(master, state):
+    master.pillars[HYPERVISOR] = {**PILLAR, "timeouts": {state: 3000}}
+    entered(master, state)
+    master.away |= {HYPERVISOR, GUEST}
+    master.run(until=lambda record: master.time > record.since + 600)
+    said(master, "hold")
+    said(master, "release")
+    record = master.run()
+    assert f"{state} was not over after 50 min: " in record.reason
+
+
 def test_a_late_deployment_that_is_retried_has_its_time_again(master):
     broken(master, "rebooting")
     master.comes_back = False
     said(master, "retry")
     began = master.time
     master.booted = master.booted[:1]
-    record = failed(master, "rebooting", "rebooting was not over after 600 s")
+    record = failed(master, "rebooting", "rebooting was not over after 10 min")
     assert record.since >= began + 600
 
 

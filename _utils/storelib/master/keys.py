@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
+from salt.crypt import clean_key
+from salt.utils.crypt import pem_finger
 
 from storelib.errors import Fault
 from storelib.world import ACCEPTED
@@ -103,6 +105,18 @@ def accept(opts: dict, minion: str, public_key: str) -> None:
     for name, state in FOLDERS.items():
         if state != ACCEPTED:
             (folder / name / minion).unlink(missing_ok=True)
+
+
+def fingerprint(opts: dict, minion: str, public_key: str) -> str:
+    """Return what ``salt-key -f`` prints of the minion's key; empty if it has none."""
+    if not public_key:
+        return ""
+    stored = known(opts, minion).get(ACCEPTED, "")
+    pem = stored if same(stored, public_key) else clean_key(public_key)
+    if "keys.cache_driver" not in opts:
+        # 3006 looks at the lines between the first and the last one, 3008 at all of the text.
+        pem = "".join([line for line in pem.splitlines(keepends=True) if line.strip()][1:-1])
+    return str(pem_finger(key=pem.encode(), sum_type=opts["hash_type"]))
 
 
 def same(one: str, other: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import logging
 import time
@@ -17,9 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib import adoption, flow, judge, lifecycle, orders, report, views
-from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
+from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError, one_line
 from storelib.ledger import BUSY_S, Ledger, Record
-from storelib.master import pillar_cache, pulse, ready, settings
+from storelib.master import asking, keys, pillar_cache, pulse, ready, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
@@ -69,8 +70,22 @@ def found(books: Ledger, store: str) -> Record:
     """Return the store's record; raise :class:`Refused` if there is none."""
     record = books.get(store)
     if record is None:
-        raise Refused(f"store {store} was never deployed", f"salt-run deploy.store {store}")
+        raise Refused(f"store {store} was never deployed", _stores(books, store))
     return record
+
+
+def _stores(books: Ledger, store: str) -> str:
+    """Say which stores there are, to one who may have mistyped."""
+    known = [record.store for record in books.all()]
+    similar = difflib.get_close_matches(store, known)
+    meant = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return f"{meant}salt-run deploy.list names the stores that are known"
+
+
+def shown(opts: dict, record: Record) -> dict[str, Any]:
+    """Return the public form of a record."""
+    public_key = str(record.evidence.get("public_key", ""))
+    return views.record(record, keys.fingerprint(opts, record.minion_id, public_key))
 
 
 def wanted(opts: dict, books: Ledger, store: str, hypervisor: str | None) -> tuple[StoreSpec, str]:
@@ -88,17 +103,18 @@ def wanted(opts: dict, books: Ledger, store: str, hypervisor: str | None) -> tup
     if name is None:
         raise Refused(
             f"no hypervisor is known for store {store}",
-            f"name it: salt-run deploy.store {store} hypervisor=MINION; or set "
-            "store_deploy:hypervisor_id in the master's configuration",
+            "name it: hypervisor=MINION; or set store_deploy:hypervisor_id in the master's "
+            f"configuration; {_stores(books, store)}",
         )
     with world(opts) as master:
         pillar = master.store_server(name)
+        minion = bool(master.keys(name))
     if pillar is None:
+        lacks = "its pillar has no store_server" if minion else "that is no minion of this master"
         raise Refused(
-            f"store {store} is unknown: the pillar of {name}, taken for its hypervisor, has no "
-            "store_server",
-            f"describe the store there, or name its hypervisor: salt-run deploy.store {store} "
-            "hypervisor=MINION",
+            f"store {store} is unknown: {name} is taken for its hypervisor, and {lacks}",
+            f"describe the store in the pillar of its hypervisor, or name that: hypervisor=MINION; "
+            f"{_stores(books, store)}",
         )
     spec = from_pillar(pillar, name)
     if spec.store != store:
@@ -143,7 +159,7 @@ def watch(
             elif reason[0] and time.monotonic() - reason[1] >= REASON_S and reason not in shown:
                 # What is over at once is not worth a line.
                 shown.append(reason)
-                tell(f"{time.time() - begun.began:8.1f} s    {record.reason}")
+                tell(views.waiting(record.reason, time.time() - begun.began))
             if not record.active or (until is not None and time.monotonic() >= until):
                 return record
             time.sleep(WATCH_S)
@@ -268,14 +284,16 @@ def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
             "store_hypervisor.retire",
             {**arguments, "data_disks": data_disks},
         )
-        facts = _facts(answer, record.hypervisor, store, record.generation, "retire")
-        return {
-            "store": store,
-            "hypervisor": record.hypervisor,
-            "would_remove": facts["found"],
-            "would_keep": facts["kept"],
-            "keys": sorted(master.keys(record.minion_id)),
-        }
+        name = record.hypervisor
+        facts = asking.facts(master, answer, name, store, record.generation, "retire")
+        with asking.reading(name, "retire"):
+            return {
+                "store": store,
+                "hypervisor": name,
+                "would_remove": asking.things(facts["found"]),
+                "would_keep": asking.things(facts["kept"]),
+                "keys": sorted(master.keys(record.minion_id)),
+            }
 
 
 def prune(opts: dict, older_than_s: float, store: str | None, remove: bool) -> list[dict[str, Any]]:
@@ -310,12 +328,15 @@ def _pruned(
         row: dict[str, Any] = {"store": each.store, "hypervisor": each.hypervisor}
         try:
             answer = answers.get(each.store)
-            facts = _facts(answer, each.hypervisor, each.store, each.generation, "prune")
-            row |= {key: facts[key] for key in ("found", "removed", "kept", "left")}
+            name = each.hypervisor
+            facts = asking.facts(master, answer, name, each.store, each.generation, "prune")
+            with asking.reading(name, "prune"):
+                parts = ("found", "removed", "kept", "left")
+                row |= {key: asking.things(facts[key]) for key in parts}
             # What is only shown may be anybody's word, what changes the record may not.
             shared = master.secret(each.hypervisor, each.key_of(each.hypervisor))
             if report.believed(answer, (nonce,), shared):
-                _forget(books, each.store, {part["path"] for part in facts["removed"]})
+                _forget(books, each.store, {str(part.get("path")) for part in row["removed"]})
         except Refused as err:
             row["error"] = err.reason
         rows.append(row)
@@ -341,19 +362,6 @@ def _forget(books: Ledger, store: str, paths: set[str]) -> None:
     log.warning("%s: the record still names what was pruned: %s", store, ", ".join(sorted(paths)))
 
 
-def _facts(answer: Any, minion: str, store: str, generation: int, step: str) -> dict[str, Any]:
-    """Return the facts of a report that an operator waited for; raise :class:`Refused` if none."""
-    if answer is None:
-        raise Refused(f"{minion} does not answer", f"see: salt {minion} test.ping")
-    try:
-        told = report.opened(answer, store, generation, step)
-    except report.NotAReport as err:
-        raise Refused(str(err), f"salt {minion} saltutil.sync_all") from err
-    if not told.ok:
-        raise Refused(told.error, told.hint)
-    return told.facts
-
-
 def adopt(opts: dict, store: str, hypervisor: str | None, apply: bool) -> dict[str, Any]:
     """
     Say what the hypervisor really has of the store, and with ``apply`` take it into the ledger.
@@ -377,8 +385,10 @@ def adopt(opts: dict, store: str, hypervisor: str | None, apply: bool) -> dict[s
         minion, domain = spec.minion_id, facts["domain"] or {}
         accepted = master.keys(minion).get(ACCEPTED, "")
         same = bool(accepted) and master.same_key(accepted, domain.get("public_key") or "")
-        there = adoption.found(spec.as_dict(), name, key, facts, accepted, same, record)
-        told = there.told(time.time())
+        shown = functools.partial(keys.fingerprint, opts, minion)
+        with asking.reading(name, "facts"):
+            there = adoption.found(spec.as_dict(), name, key, facts, accepted, same, record, shown)
+            told = there.told(time.time())
         if apply:
             if not there.note:
                 ask("adopt")
@@ -408,7 +418,7 @@ def _sealed_facts(
         if answer is not None and NO_FUNCTION in str(answer) and not attempt:
             _asked(master, name, "saltutil.sync_all", {})
             continue
-        facts = _facts(answer, name, store, generation, step)
+        facts = asking.facts(master, answer, name, store, generation, step)
         if report.believed(answer, (nonce,), master.secret(name, key)):
             return facts
         _asked(master, name, "saltutil.refresh_pillar", {"wait": True})
@@ -418,7 +428,9 @@ def _sealed_facts(
     )
 
 
-def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False) -> dict[str, Any]:
+def plan(
+    opts: dict, store: str, hypervisor: str | None, redeploy: bool = False, full: bool = False
+) -> dict[str, Any]:
     """Say what a deployment would do, from the hypervisor's facts; touch nothing."""
     settings.check(opts, "max_active")
     with ledger(opts) as books, world(opts) as master:
@@ -432,13 +444,18 @@ def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False)
             # Salt's own word: the minion has not got the function, or an older one.
             _asked(master, name, "saltutil.sync_all", {})
             answer = _asked(master, name, "store_hypervisor.facts", arguments)
+        hint = f"mend it, then see again: salt-run deploy.plan {store}"
+        would = list(views.would(plain, {}))
         try:
-            facts = _facts(answer, name, store, generation, "facts")
-            faults = [*judge.hypervisor(plain, facts), *_unserved(master, plain, facts)]
+            facts = asking.facts(master, answer, name, store, generation, "facts")
+            with asking.reading(name, "facts"):
+                faults = [one_line(fault) for fault in judge.hypervisor(plain, facts)]
+                faults += _unserved(master, plain, facts)
+                would = list(views.would(plain, facts))
         except Refused as err:
-            faults = [err.reason]
+            faults, hint = [err.reason], err.hint
         try:
-            flow.check_begin(books, spec, redeploy)
+            flow.check_begin(books, time.time(), spec, redeploy)
         except Refused as err:
             faults.append(f"{err.reason}: {err.hint}")
         return {
@@ -447,9 +464,10 @@ def plan(opts: dict, store: str, hypervisor: str | None, redeploy: bool = False)
             **views.expected_outage(record, books.all()),
             "hypervisor": name,
             "now": record.state if record else "never deployed",
-            "spec": plain,
+            **({"error": faults[0], "hint": hint} if faults else {}),
             "faults": faults,
-            "steps": list(views.steps(plain)),
+            "would": would,
+            **({"spec": plain, "steps": list(views.steps(plain))} if full else {}),
         }
 
 

@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a minion answers to an operator: anybody's word, or another version's, in any shape."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from storelib import report
+from storelib.errors import Refused
+from storelib.world import ACCEPTED, World
+
+
+def facts(
+    master: World, answer: Any, minion: str, store: str, generation: int, step: str
+) -> dict[str, Any]:
+    """Return the facts of a report that an operator waited for; raise :class:`Refused` if none."""
+    if answer is None:
+        known = master.keys(minion)
+        if not known:
+            raise Refused(
+                f"{minion} is no minion of this master: it has no key of that name",
+                "salt-key -L names the minions; the right one is named by hypervisor=MINION",
+            )
+        if ACCEPTED not in known:
+            raise Refused(
+                f"{minion} has no accepted key on this master",
+                f"look at it, then accept it: salt-key -f {minion}; salt-key -a {minion}",
+            )
+        raise Refused(f"{minion} does not answer", f"see: salt {minion} test.ping")
+    try:
+        told = report.opened(answer, store, generation, step)
+    except report.NotAReport as err:
+        raise Refused(f"{minion}: {err}", _again(minion)) from err
+    if not told.ok:
+        raise Refused(told.error, told.hint)
+    return told.facts
+
+
+@contextlib.contextmanager
+def reading(minion: str, step: str) -> Iterator[None]:
+    """Raise :class:`Refused` where facts have not the shape of ours."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as err:
+        raise Refused(
+            f"what {minion} tells of {step} cannot be read: {type(err).__name__}: {err}",
+            _again(minion),
+        ) from err
+
+
+def things(found: Any) -> list[dict[str, Any]]:
+    """Return what a report names: what has a place or a name."""
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise TypeError(f"no list of things: {str(found)[:80]}")
+    return found
+
+
+def _again(minion: str) -> str:
+    return f"salt {minion} saltutil.sync_all; then the same command again"

@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What comes of an operator's command: ``salt-run`` itself, with a ledger and without a master."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import time
+
+import pytest
+
+from storelib import flow
+from storelib.ledger import Ledger
+from storelib.spec import from_pillar
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+STORE = {"image": {"source": "/x.qcow2", "sha256": "5e" * 32}, "master": "salt.example.com"}
+STATES = {"0815": "deployed", "0816": "failed", "4711": "booting"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A master's configuration, and three stores in its ledger."""
+    root = tmp_path_factory.mktemp("site")
+    config = {
+        "root_dir": str(root),
+        "user": "root",
+        "module_dirs": [str(REPO)],
+        "store_deploy": {"state_dir": str(root / "state")},
+    }
+    (root / "master").write_text(json.dumps(config))
+    # salt-run of 3008 wants what only a master makes.
+    (root / "var/cache/salt/master/proc").mkdir(parents=True)
+    with Ledger(root / "state" / "ledger.sqlite") as books:
+        for store, state in STATES.items():
+            spec = from_pillar({**STORE, "store": store}, f"hv-{store}")
+            record = flow.begin(books, time.time() - 7200, spec, f"hv-{store}", "operator")
+            record = dataclasses.replace(record, state=state, since=time.time() - 3600)
+            if state == "failed":
+                record = dataclasses.replace(
+                    record, failed_in="staging", reason="no room\nat all", next_action="make room"
+                )
+            books.save(record, change=record.reason)
+    return root
+
+
+@pytest.fixture
+def salt_run(site):
+    def salt_run(verb, *arguments):
+        command = ["salt-run", "-c", str(site), f"deploy.{verb}", *arguments]
+        done = subprocess.run(command, text=True, capture_output=True, timeout=120, check=False)
+        assert "Traceback" not in done.stderr + done.stdout, done
+        return done
+
+    return salt_run
+
+
+def lines(done):
+    return [line.removeprefix("- ") for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("typed", ["stauts", "list_", "_tell", "stat", "unknown", "watch_it"])
+def test_a_verb_that_is_none_fails_and_the_verbs_are_named(salt_run, typed):
+    done = salt_run(typed, "0815", "x=1", "--out=json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["error"]) == (1, f"deploy.{typed} is no verb")
+    assert "cancel, doctor, explain, history, hold, list" in told["hint"]
+    assert typed not in told["hint"].split("the verbs: ")[1].split(", ")
+    assert typed != "stauts" or told["hint"].startswith("did you mean status?")
+
+
+def test_a_verb_is_found_beside_one_that_is_none(salt_run):
+    assert salt_run("status", "0815").returncode == 0
+
+
+def test_a_list_takes_a_line_a_store_and_is_data_where_data_is_asked_for(salt_run):
+    told = lines(salt_run("list"))
+    assert told == [
+        "0815  deployed  1 h  hv-0815",
+        "0816  failed    1 h  hv-0816: staging: no room at all",
+        "4711  booting   1 h  hv-4711",
+    ]
+    rows = json.loads(salt_run("list", "--out=json").stdout)
+    assert {row["store"]: row["state"] for row in rows} == STATES
+    keys = {"store", "generation", "state", "for_s", "hypervisor", "minion_id", "reason"}
+    assert all(set(row) == keys for row in rows)
+
+
+def test_a_history_takes_a_line_a_state_and_is_data_where_data_is_asked_for(salt_run):
+    told = lines(salt_run("history", "0816"))
+    assert [line.split()[1] for line in told] == ["awaiting_hypervisor", "failed"]
+    assert "1 h" in told[0]
+    assert told[1].endswith("no room at all")
+    rows = json.loads(salt_run("history", "0816", "--out=json").stdout)
+    assert rows[0]["took_s"] == pytest.approx(3600, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("store", "status", "error"),
+    [
+        ("0815", 0, None),
+        ("0816", 1, "no room\nat all"),
+        ("4711", 1, "store 4711 is still booting"),
+    ],
+)
+def test_a_watch_ends_as_the_deployment_did(salt_run, store, status, error):
+    began = time.monotonic()
+    done = salt_run("watch", store, "timeout=1", "--out=json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["state"], told.get("error")) == (status, STATES[store], error)
+    assert STATES[store] in done.stderr
+    assert all(len(line) <= 79 for line in done.stderr.splitlines() if " s  " in line)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("verb", ["status", "watch", "explain", "history", "cancel", "retry"])
+def test_who_mistypes_a_store_is_told_the_similar_ones(salt_run, verb):
+    done = salt_run(verb, "0851", "--out=json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["error"]) == (1, "store 0851 was never deployed")
+    assert told["hint"].startswith("did you mean 08")
+    assert "0815" in told["hint"]
+    assert "deploy.list" in told["hint"]
+    assert "deploy.store" not in told["hint"]

@@ -211,10 +211,10 @@ def test_a_plan_is_told_what_a_request_would_be_told(master):
     deployed(master)
     wanted = from_pillar(PILLAR, HYPERVISOR)
     with pytest.raises(Refused, match="store 0815 is deployed") as refused:
-        flow.check_begin(master.books, wanted, redeploy=False)
+        flow.check_begin(master.books, master.time, wanted, redeploy=False)
     assert "redeploy=True" in refused.value.hint
-    flow.check_begin(master.books, wanted, redeploy=True)
+    flow.check_begin(master.books, master.time, wanted, redeploy=True)
     master.begin(redeploy=True)
     for redeploy in (False, True):
         with pytest.raises(Refused, match="is being deployed already"):
-            flow.check_begin(master.books, wanted, redeploy)
+            flow.check_begin(master.books, master.time, wanted, redeploy)

@@ -158,10 +158,10 @@ def _deadline(now: float, state: str, spec: dict[str, Any], spent_s: float = 0) 
     return now + limit_s - spent_s if limit_s else None
 
 
-def _outages(old: Record) -> dict[str, float]:
+def _outages(old: Record) -> dict[str, Any]:
     """Return how long the store was last without a server, and since when it still is."""
     last, ended = old.outage_s, old.evidence.get("old_ended_at")
-    found = {} if last is None else {"last_outage_s": last}
+    found: dict[str, Any] = {} if last is None else {"last_outage_s": last}
     if ended is not None and old.state in (lifecycle.FAILED.name, lifecycle.CANCELLED.name):
         found["old_ended_at"] = ended
     return found

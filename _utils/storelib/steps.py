@@ -198,8 +198,9 @@ def _cleared(turn: Turn, old_key: str | None) -> Evidence:
     facts = turn.on_hypervisor("clear", public_key=old_key).facts
     evidence = turn.record.evidence
     if "off_for_s" in facts and "old_ended_at" not in evidence:
-        ended = {"old_ended_at": turn.world.now() - facts["off_for_s"]}
-        turn.save(evidence={**evidence, **ended}, job=None)
+        ago_s, then = facts["off_for_s"], turn.moment
+        ended = {**then, "up": then["up"] - ago_s, "now": then["now"] - ago_s}
+        turn.save(evidence={**evidence, "old_ended_at": ended}, job=None)
     return facts
 
 
@@ -282,7 +283,7 @@ def booting(turn: Turn) -> Evidence:
     ended = turn.record.evidence.get("old_ended_at")
     if ended is None:
         return found
-    outage_s = round(turn.world.now() - ended, 1)
+    outage_s = round(turn.since_s(ended), 1)
     return {
         **found,
         "outage_s": outage_s,

@@ -88,6 +88,12 @@ class Unheard(Waiting):
     """The master's own bus did not take a job: that is no silence of the minion's."""
 
 
+def moment(world: World) -> dict[str, Any]:
+    """Return when it is: the kernel's boot ID, seconds since that boot, the time of day."""
+    boot, up = world.uptime()
+    return {"boot": boot, "up": up, "now": world.now()}
+
+
 class Turn:
     """The record, the ledger and the world, while one step is at work."""
 
@@ -100,7 +106,8 @@ class Turn:
         self.max_active = max_active
         self.asked = ""
         """The question that this turn has come to."""
-        was, now, (boot, up) = record.looked, world.now(), world.uptime()
+        was, self.moment = record.looked, moment(world)
+        boot, up, now = (self.moment[key] for key in ("boot", "up", "now"))
         same = was.get("boot") == boot
         gap_s = max(up - was["up"], 0.0) if same else up if was else 0.0
         self.counted_s = min(gap_s, TURN_S)
@@ -110,7 +117,7 @@ class Turn:
             record,
             spent_s=record.spent_s + self.counted_s,
             clock_s=(record.clock_s or now) + self.counted_s,
-            looked={"boot": boot, "up": up, "now": now},
+            looked=self.moment,
         )
 
     def left_s(self, until: float) -> float:
@@ -131,6 +138,11 @@ class Turn:
         """Say whether the state's time is over; then only what is there already can end it well."""
         left_s = self.left_s(self.record.clock_s + self.limit_s - self.record.spent_s)
         return bool(self.limit_s) and left_s <= 0
+
+    def since_s(self, then: dict[str, Any]) -> float:
+        """Return the seconds since a moment; by the time of day only if the kernel is another."""
+        clock = "up" if then["boot"] == self.moment["boot"] else "now"
+        return float(max(0, self.moment[clock] - then[clock]))
 
     def uncount(self) -> None:
         """Give the state its time since the last turn back."""

@@ -295,6 +295,16 @@ def test_a_history_over_a_clock_that_went_back_has_no_negative_times(master):
     assert views.progress(change, record.began).split()[0] == "0.0"
 
 
+@pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
+def test_how_long_a_store_was_without_a_server_does_not_depend_on_the_clock(master, jump):
+    deployed(master)
+    expected_s = deployed(master, redeploy=True).evidence["outage_s"]
+    master.begin(redeploy=True)
+    master.run(until=lambda record: record.state == "starting")
+    master.ahead_s = jump
+    assert master.run().evidence["outage_s"] == expected_s
+
+
 def test_the_deadline_that_is_shown_is_now_and_what_is_left(master):
     record = waits_in(master, "staging")
     assert record.deadline == pytest.approx(master.now() + 2700 - record.spent_s)

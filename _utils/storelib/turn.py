@@ -238,7 +238,7 @@ class Turn:
             if gone := self.without_key(record.hypervisor):
                 raise Waiting(gone, SYNC_S)
             raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
-        self.compare(told.facts)
+        self.compare(self._good(told).facts)
         self._looking({"run": run, "done": True})
 
     def _mend_beside(self, known: dict[str, Any]) -> None:
@@ -545,6 +545,8 @@ class Turn:
     def _lost(self, job: Job, silent: float) -> bool:
         """Say whether a job is not running though nothing came back; else ask, if it is time."""
         told = self._told([job.probe], job.minion, "job") if job.probe else None
+        if told is not None:
+            self._good(told)
         if told is not None and told.facts.get("running") is False:
             return self._first_return(job) is None
         if told is not None:

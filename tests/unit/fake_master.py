@@ -321,6 +321,7 @@ class FakeMaster:
             return
         if function.endswith(".job"):
             value = self._value(minion, function, arguments)
+            value = self.instead.get(function, dict)(value)
             self._return(jid, minion, function, self._sealed(minion, value, arguments))
             return
         self._running[jid] = (minion, function)

@@ -3,7 +3,7 @@
 """Whatever the master cannot do while a deployment is shut, failed or cancelled, it ends."""
 
 import pytest
-from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, not_ok, pem
+from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, not_ok, pem, report_of
 
 from storelib import flow, report
 from storelib.errors import Fault
@@ -157,3 +157,31 @@ def test_an_exception_in_a_minions_module_fails_the_deployment_at_once(master, f
     record = ended(master, "failed", state)
     assert record.reason == f"{step} broke: KeyError: 'image'"
     assert "see the traceback in that minion's log" in record.next_action
+
+
+def broken_report(step):
+    error, hint = report.unforeseen(step, KeyError("image"))
+    return report_of(ok=False, facts={}, error=error, hint=hint)
+
+
+def test_an_exception_in_the_answer_to_how_far_the_store_is_fails_the_deployment(
+    master, monkeypatch
+):
+    master.begin()
+    master.run(until=lambda record: record.state == "booting")
+    monkeypatch.setattr(master, "incarnation", lambda: "the next run")
+    master.instead["store_hypervisor.noted"] = broken_report("noted")
+    assert ended(master, "failed", "booting").reason.startswith("noted broke: KeyError: 'image'")
+
+
+@pytest.mark.parametrize(
+    ("function", "state"),
+    [("store_hypervisor.stage", "staging"), ("provisioning_helper.highstate", "configuring")],
+)
+def test_an_exception_in_the_answer_whether_a_job_runs_fails_the_deployment(
+    master, function, state
+):
+    master.lost[function] = 1
+    master.instead[f"{function.partition('.')[0]}.job"] = broken_report("job")
+    master.begin()
+    assert ended(master, "failed", state).reason.startswith("job broke: KeyError: 'image'")

@@ -232,7 +232,7 @@ def progress(change: Change, began: float) -> str:
 
 def waiting(reason: str, seconds: float) -> str:
     """Return what a reason is shown as that has held on for a while."""
-    return _wrapped(f"{seconds:8.1f} s    ", reason)
+    return _wrapped(f"{max(0.0, seconds):8.1f} s    ", reason)
 
 
 def _wrapped(head: str, text: str, width: int = WIDTH) -> str:

@@ -124,14 +124,12 @@ def clock(site, master):
     site.master.environment = plain
 
 
-@pytest.mark.parametrize("bus", ["quiet", "busy"])
-def test_a_pump_that_waits_for_an_event_while_the_clock_is_set_back_goes_on(site, clock, bus):
-    store = f"pump-{bus}"
-    site.stand_ins.absent.add(f"store-{store}")
-    begin(site, store, timeouts={"booting": LIMIT_S})
-    site.entered(store, "booting")
-    site.pumped()
-    with site.busy_bus() if bus == "busy" else contextlib.nullcontext():
+def test_a_pump_that_waits_for_an_event_while_the_clock_is_set_back_goes_on(site, clock):
+    """On 3008 it would not, with events on the bus that are for nobody."""
+    site.stand_ins.absent.add("store-pump")
+    begin(site, "pump", timeouts={"booting": 45})
+    site.entered("pump", "booting")
+    with site.busy_bus():
         clock(-3 * 3600)
-        record = site.ended(store)
+        record = site.ended("pump")
     assert record.failed_in == "booting"

@@ -293,6 +293,7 @@ def test_a_history_over_a_clock_that_went_back_has_no_negative_times(master):
     assert views.explain(record, master.now(), master.books)["for_s"] == 0
     change = master.books.history("0815")[-1]
     assert views.progress(change, record.began).split()[0] == "0.0"
+    assert views.waiting("x", master.now() - record.began).split()[0] == "0.0"
 
 
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)

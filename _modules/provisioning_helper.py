@@ -366,7 +366,7 @@ def _report(step, store, generation, nonce, act):
         found, error, hint = fault.facts, str(fault), fault.hint
     except OSError as err:
         error, hint = f"{step} failed in the guest: {err}", "look at the guest's disk"
-    except Exception as err:
+    except (Exception, SystemExit) as err:  # parts of Salt mean to end a command
         log.exception("%s: %s", store, step)
         error, hint = report.unforeseen(step, err)
     shared = __pillar__.get("store_deploy", {}).get("secret", "")
@@ -379,7 +379,9 @@ def _report(step, store, generation, nonce, act):
 def _afterwards():
     """Return what this minion would go by without the bootstrap data, if it is not as now."""
     main = pathlib.Path(__opts__["conf_file"])
-    config = salt.config.load_config(str(main), "SALT_MINION_CONFIG", str(main))
+    config = salt.config.load_config(
+        str(main), "SALT_MINION_CONFIG", str(main), exit_on_config_errors=False
+    )
     files = main.parent.glob(config.get("default_include", "minion.d/*.conf"))
     ours = [pathlib.Path(name).name for name in seed.BOOTSTRAP_CONFIGS]
     # As Salt does it.

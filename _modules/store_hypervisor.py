@@ -103,7 +103,7 @@ def _reporting(step):
     def whatever_is_raised(spec, generation, nonce="", **arguments):
         try:
             told = reported(spec, generation, nonce, **arguments)
-        except Exception as err:
+        except (Exception, SystemExit) as err:  # parts of Salt mean to end a command
             log.exception("%s", step.__name__)
             error, hint = report.unforeseen(step.__name__, err)
             odd = report.made(spec, generation, step.__name__, {}, error, hint)

@@ -124,7 +124,7 @@ def sealed(report: Mapping[str, Any], nonce: str, shared: str) -> dict[str, Any]
     return {**content, "seal": seal.of(content, shared) if shared else ""}
 
 
-def unforeseen(step: str, err: Exception) -> tuple[str, str]:
+def unforeseen(step: str, err: BaseException) -> tuple[str, str]:
     """Return error and hint for an exception that nobody thought of: what it was, and where."""
     try:
         said = next(iter(str(err).splitlines()), "")[:SAID]

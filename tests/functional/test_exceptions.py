@@ -34,6 +34,7 @@ RAISED = [
     RecursionError("maximum recursion depth exceeded"),
     ZeroDivisionError("a first line\na second one \x1b[2J \udcff"),
     AssertionError(),
+    SystemExit(70),
     # Its text cannot be told.
     type("Unspeakable", (Exception,), {"__str__": lambda _: 1 / 0})(),
 ]

@@ -621,6 +621,19 @@ def test_what_else_a_site_configures_is_its_own_afterwards(call, disk, configure
     assert call("cleanup").ok
 
 
+def test_a_configuration_that_salt_cannot_read_is_passed_over_as_salt_does(
+    call, disk, configured, minion
+):
+    configured({})
+    main = pathlib.Path(minion.opts["conf_file"])
+    before = main.read_text()
+    main.write_text("{")
+    try:
+        assert call("cleanup").ok
+    finally:
+        main.write_text(before)
+
+
 def test_a_guest_tells_by_which_settings_it_goes(call, minion):
     assert call("boots").facts["config"] == {
         "master": "salt",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from storelib import flow, lifecycle, views
 from storelib.errors import Refused
 from storelib.master import doctor as physician
-from storelib.master import office, verb
+from storelib.master import office, planning, verb
 
 if TYPE_CHECKING:
     from typing import Any
@@ -143,7 +143,7 @@ def plan(store, hypervisor=None, redeploy=False, full=False):
         salt-run deploy.plan "'0815'"
     """
     verb.flags(redeploy=redeploy, full=full)
-    answer = office.plan(__opts__, store, hypervisor, redeploy, full)
+    answer = planning.plan(__opts__, store, hypervisor, redeploy, full)
     return {**answer, "retcode": 1} if answer["faults"] else answer
 
 

@@ -220,7 +220,8 @@ def expected_outage(this: Record | None, all_of_them: Iterable[Record]) -> dict[
         seconds, why = median(measured), f"the median of {len(measured)} stores"
     else:
         seconds, why = None, "no server was replaced yet, so none was measured"
-    return {"outage_s_expected": seconds, "outage_expected": why}
+    told = why if seconds is None else f"{lasting(seconds)}, {why}"
+    return {"outage_s_expected": seconds, "outage_expected": told}
 
 
 def progress(change: Change, began: float) -> str:

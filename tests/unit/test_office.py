@@ -10,7 +10,7 @@ from fake_master import HYPERVISOR, PILLAR, deployed, hypervisor_facts
 
 from storelib import report, views
 from storelib.errors import Refused
-from storelib.master import office
+from storelib.master import asking, office, planning
 from storelib.world import ACCEPTED, Returned
 
 GOOD = {
@@ -31,6 +31,7 @@ class Answering:
         self.jids = map(str, itertools.count(1))
         self.keys, self.secret = master.keys, master.secret
         self.store_server = master.store_server
+        self.serves = lambda source, saltenv: True
 
     def new_jid(self):
         return next(self.jids)
@@ -49,15 +50,15 @@ def asked(master, monkeypatch):
     made = Answering(master)
     monkeypatch.setattr(office, "world", lambda _: contextlib.nullcontext(made))
     monkeypatch.setattr(office, "ledger", lambda _: contextlib.nullcontext(master.books))
-    monkeypatch.setattr(office, "WATCH_S", 0.01)
-    monkeypatch.setattr(office, "FACTS_S", 0.1)
+    monkeypatch.setattr(asking, "LOOK_S", 0.01)
+    monkeypatch.setattr(asking, "FACTS_S", 0.1)
     return made
 
 
 def said(verb, full=False):
     """Say the verb; return all sentences that say what is wrong, and what to do."""
     if verb == "plan":
-        told = office.plan({}, "0815", None, full)
+        told = planning.plan({}, "0815", None, True, full)
         assert told.get("error") == (told["faults"] or [None])[0]
         return told["faults"], told.get("hint")
     if verb == "retire":
@@ -130,7 +131,7 @@ def test_a_hypervisor_that_is_no_minion_is_told_apart_from_one_that_is_silent(as
 
 def test_a_plan_is_short_and_says_first_what_is_wrong(asked):
     asked.answer = report_of("plan", facts={**GOOD["facts"], "sources_missing": ["bridge br0"]})
-    told = office.plan({}, "0815", None, False)
+    told = planning.plan({}, "0815", None, True)
     assert (
         told["error"]
         == "bridge br0 does not exist or is not active: create it or correct the pillar"
@@ -139,10 +140,18 @@ def test_a_plan_is_short_and_says_first_what_is_wrong(asked):
     assert "deploy.plan 0815" in told["hint"]
     assert not {"spec", "steps"} & set(told)
     assert 2 <= len(told["would"]) <= 6
-    full = office.plan({}, "0815", None, True)
+    full = planning.plan({}, "0815", None, True, True)
     assert full["spec"]["store"] == "0815"
     assert full["steps"] == list(views.steps(full["spec"]))
     assert full["steps"][0].endswith("fails after 24 h")
+
+
+def test_a_plan_of_a_deployed_store_says_what_must_be_said_to_replace_its_server(asked):
+    asked.answer = report_of("plan", facts={**GOOD["facts"], "sources_missing": ["bridge br0"]})
+    told = planning.plan({}, "0815", None)
+    assert told["error"] == told["faults"][0] == "store 0815 is deployed"
+    assert told["hint"].endswith("salt-run deploy.store 0815 redeploy=True")
+    assert len(told["faults"]) == 2
 
 
 def test_a_plan_says_what_would_be_made_and_what_becomes_of_the_old_server(asked):
@@ -150,7 +159,7 @@ def test_a_plan_says_what_would_be_made_and_what_becomes_of_the_old_server(asked
     asked.master.pillars[HYPERVISOR] = {**PILLAR, "memory_mib": 4096, "data_disks": disks}
     domain = {"exists": True, "ours": True, "state": "running", "memory_mib": 1}
     asked.answer = report_of("plan", facts={**GOOD["facts"], "domain": domain})
-    assert office.plan({}, "0815", None, False)["would"] == [
+    assert planning.plan({}, "0815", None, True)["would"] == [
         "image salt://images/store-server.qcow2: is fetched",
         "old server store-0815, running: is shut down and set aside",
         "server store-0815: 2 CPUs, 4096 MiB of memory, 20 GiB of disk in /var/lib/libvirt/images",
@@ -164,7 +173,7 @@ def test_a_plan_says_what_would_be_made_and_what_becomes_of_the_old_server(asked
 def test_who_mistypes_a_store_is_not_told_to_deploy_it(asked, settings, key):
     asked.master.known_keys["hv-0851"] = key
     with pytest.raises(Refused) as refused:
-        office.plan(settings, "0851", None, False)
+        planning.plan(settings, "0851", None)
     assert "did you mean 0815?" in refused.value.hint
     assert "hypervisor=MINION" in refused.value.hint
     assert "deploy.store" not in refused.value.hint

@@ -216,5 +216,5 @@ def test_a_plan_is_told_what_a_request_would_be_told(master):
     flow.check_begin(master.books, master.time, wanted, redeploy=True)
     master.begin(redeploy=True)
     for redeploy in (False, True):
-        with pytest.raises(Refused, match="is being deployed already"):
+        with pytest.raises(Refused, match="of store 0815 is under way"):
             flow.check_begin(master.books, master.time, wanted, redeploy)

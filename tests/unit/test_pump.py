@@ -11,7 +11,7 @@ from fake_master import HYPERVISOR, PILLAR, deployed, not_ok, pem
 
 from storelib import flow, report
 from storelib.errors import Refused
-from storelib.master import office
+from storelib.master import asking, office
 from storelib.spec import from_pillar
 from storelib.turn import Waiting
 from storelib.world import ACCEPTED
@@ -83,7 +83,7 @@ def pruned(master, monkeypatch):
             (_, _, arguments) = asked["0815"]
             return {"0815": report.sealed(told, arguments["nonce"], secret)}
 
-        monkeypatch.setattr(office, "_asked_all", asked_all)
+        monkeypatch.setattr(asking, "asked_all", asked_all)
         (row,) = office._pruned(master.books, master, 0, "0815", True)
         assert row["removed"] == [{"path": path}]
         return set(master.books.get("0815").asides)
@@ -107,5 +107,5 @@ def test_a_master_that_takes_no_job_is_told_in_a_sentence(master):
 
     master.publish = publish
     with pytest.raises(Refused, match="the master did not take a job") as refused:
-        office._asked(master, HYPERVISOR, "store_hypervisor.facts", {})
+        asking.asked(master, HYPERVISOR, "store_hypervisor.facts", {})
     assert refused.value.hint

@@ -5,12 +5,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from storelib import report
 from storelib.errors import Refused
+from storelib.turn import Waiting
 from storelib.world import ACCEPTED, World
+
+FACTS_S = 20.0
+"""How long an operator waits for what a minion tells."""
+
+LOOK_S = 0.25
+"""How often it is looked for."""
 
 
 def facts(
@@ -56,6 +64,32 @@ def things(found: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise TypeError(f"no list of things: {str(found)[:80]}")
     return found
+
+
+def asked(master: World, minion: str, function: str, arguments: dict) -> Any:
+    """Return what the minion returns for a job, ``None`` if it does not within :data:`FACTS_S`."""
+    return asked_all(master, {"": (minion, function, arguments)}).get("")
+
+
+def asked_all(master: World, asked: dict[str, tuple[str, str, dict]]) -> dict[str, Any]:
+    """Return what the minions return for their jobs, of those that do within :data:`FACTS_S`."""
+    jids = {}
+    for name, (minion, function, arguments) in asked.items():
+        if ACCEPTED in master.keys(minion):
+            jids[name] = master.new_jid()
+            try:
+                master.publish(jids[name], minion, function, arguments)
+            except Waiting as err:
+                raise Refused(err.why, "systemctl status salt-master; then try again") from err
+    answers: dict[str, Any] = {}
+    until = time.monotonic() + FACTS_S
+    while len(answers) < len(jids) and time.monotonic() < until:
+        for name in jids.keys() - answers:
+            returned = master.returned(jids[name], asked[name][0])
+            if returned is not None:
+                answers[name] = returned.value
+        time.sleep(LOOK_S)
+    return answers
 
 
 def _again(minion: str) -> str:

@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storelib import adoption, flow, judge, lifecycle, orders, report, views
-from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError, one_line
+from storelib import adoption, flow, lifecycle, orders, report, views
+from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Ledger, Record
 from storelib.master import asking, keys, pillar_cache, pulse, ready, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
-from storelib.turn import NO_FUNCTION, Waiting
+from storelib.turn import NO_FUNCTION
 from storelib.world import ACCEPTED
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,6 @@ PUT_OFF_S = 60.0
 
 READY_AT_ONCE = 5
 """How many hypervisors that say they are ready are looked at in one round of the pump."""
-
-FACTS_S = 20.0
-"""How long ``plan`` waits for the hypervisor's facts."""
 
 
 def ledger(opts: dict) -> Ledger:
@@ -278,7 +275,7 @@ def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
     with ledger(opts) as books, world(opts) as master:
         record = found(books, store)
         arguments = {"generation": record.generation, "spec": record.spec}
-        answer = _asked(
+        answer = asking.asked(
             master,
             record.hypervisor,
             "store_hypervisor.retire",
@@ -322,7 +319,7 @@ def _pruned(
         )
         for each in at_rest
     }
-    answers = _asked_all(master, asked)
+    answers = asking.asked_all(master, asked)
     rows = []
     for each in at_rest:
         row: dict[str, Any] = {"store": each.store, "hypervisor": each.hypervisor}
@@ -414,95 +411,15 @@ def _sealed_facts(
     for attempt in range(2):
         nonce = master.new_jid()
         arguments = {"spec": spec, "generation": generation, "nonce": nonce}
-        answer = _asked(master, name, f"store_hypervisor.{step}", arguments)
+        answer = asking.asked(master, name, f"store_hypervisor.{step}", arguments)
         if answer is not None and NO_FUNCTION in str(answer) and not attempt:
-            _asked(master, name, "saltutil.sync_all", {})
+            asking.asked(master, name, "saltutil.sync_all", {})
             continue
         facts = asking.facts(master, answer, name, store, generation, step)
         if report.believed(answer, (nonce,), master.secret(name, key)):
             return facts
-        _asked(master, name, "saltutil.refresh_pillar", {"wait": True})
+        asking.asked(master, name, "saltutil.refresh_pillar", {"wait": True})
     raise Refused(
         f"the report of {name} has no seal: anybody may have sent it",
         f"salt-run deploy.doctor hypervisors={name}",
     )
-
-
-def plan(
-    opts: dict, store: str, hypervisor: str | None, redeploy: bool = False, full: bool = False
-) -> dict[str, Any]:
-    """Say what a deployment would do, from the hypervisor's facts; touch nothing."""
-    settings.check(opts, "max_active")
-    with ledger(opts) as books, world(opts) as master:
-        spec, name = wanted(opts, books, store, hypervisor)
-        record = books.get(store)
-        generation = record.generation + 1 if record else 1
-        plain = spec.as_dict()
-        arguments = {"spec": plain, "generation": generation, "source": True}
-        answer = _asked(master, name, "store_hypervisor.facts", arguments)
-        if isinstance(answer, str):
-            # Salt's own word: the minion has not got the function, or an older one.
-            _asked(master, name, "saltutil.sync_all", {})
-            answer = _asked(master, name, "store_hypervisor.facts", arguments)
-        hint = f"mend it, then see again: salt-run deploy.plan {store}"
-        would = list(views.would(plain, {}))
-        try:
-            facts = asking.facts(master, answer, name, store, generation, "facts")
-            with asking.reading(name, "facts"):
-                faults = [one_line(fault) for fault in judge.hypervisor(plain, facts)]
-                faults += _unserved(master, plain, facts)
-                would = list(views.would(plain, facts))
-        except Refused as err:
-            faults, hint = [err.reason], err.hint
-        try:
-            flow.check_begin(books, time.time(), spec, redeploy)
-        except Refused as err:
-            faults.append(f"{err.reason}: {err.hint}")
-        return {
-            "store": store,
-            "generation": generation,
-            **views.expected_outage(record, books.all()),
-            "hypervisor": name,
-            "now": record.state if record else "never deployed",
-            **({"error": faults[0], "hint": hint} if faults else {}),
-            "faults": faults,
-            "would": would,
-            **({"spec": plain, "steps": list(views.steps(plain))} if full else {}),
-        }
-
-
-def _unserved(master: SaltWorld, spec: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
-    """Find an image that the hypervisor would not get from this master."""
-    source, saltenv = spec["image"]["source"], facts.get("saltenv", "base")
-    here = facts["image"].get("sha256") == spec["image"]["sha256"]
-    if source.startswith("salt://") and not here and not master.serves(source, saltenv):
-        yield (
-            f"the master does not serve the image {source} to a minion whose environment is "
-            f"{saltenv}: put it into file_roots or correct image.source"
-        )
-
-
-def _asked(master: SaltWorld, minion: str, function: str, arguments: dict) -> Any:
-    """Return what the minion returns for a job, ``None`` if it does not within :data:`FACTS_S`."""
-    return _asked_all(master, {"": (minion, function, arguments)}).get("")
-
-
-def _asked_all(master: SaltWorld, asked: dict[str, tuple[str, str, dict]]) -> dict[str, Any]:
-    """Return what the minions return for their jobs, of those that do within :data:`FACTS_S`."""
-    jids = {}
-    for name, (minion, function, arguments) in asked.items():
-        if ACCEPTED in master.keys(minion):
-            jids[name] = master.new_jid()
-            try:
-                master.publish(jids[name], minion, function, arguments)
-            except Waiting as err:
-                raise Refused(err.why, "systemctl status salt-master; then try again") from err
-    answers: dict[str, Any] = {}
-    until = time.monotonic() + FACTS_S
-    while len(answers) < len(jids) and time.monotonic() < until:
-        for name in jids.keys() - answers:
-            returned = master.returned(jids[name], asked[name][0])
-            if returned is not None:
-                answers[name] = returned.value
-        time.sleep(WATCH_S)
-    return answers

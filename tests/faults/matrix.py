@@ -14,6 +14,9 @@ PHASES = (
     Phase("engine", "hypervisor", "guest", "network"),
     Phase("doubled", "delayed", "shuffled", "lost"),
     Phase("before", "between", "after"),
+    Phase("late"),
+    # Who puts a ledger back, puts it back for all.
+    Phase("restored"),
     # Each has the clock for itself.
     Phase("ahead", clock=True),
     Phase("behind", clock=True),

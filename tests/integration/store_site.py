@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -548,6 +549,24 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
+
+
+def back_up(to):
+    """Back the ledger up, as the README says."""
+    ledger, copy = sqlite3.connect(STATE_DIR / "ledger.sqlite"), sqlite3.connect(to)
+    with contextlib.closing(ledger), contextlib.closing(copy):
+        ledger.backup(copy)
+
+
+def restore(site, path, **configuration):
+    """Restore the ledger, as the README says."""
+    ledger = STATE_DIR / "ledger.sqlite"
+    site.master.kill()
+    for side in ("", "-wal", "-shm"):
+        ledger.with_name(ledger.name + side).unlink(missing_ok=True)
+    shutil.copy(path, ledger)
+    ledger.chmod(0o600)
+    site.master.start(**configuration)
 
 
 def domains():

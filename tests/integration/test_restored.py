@@ -8,7 +8,6 @@ One store is deployed, then deployed again; there is a backup of each state of t
 
 import contextlib
 import pathlib
-import shutil
 import sqlite3
 import threading
 
@@ -17,29 +16,17 @@ import store_site
 
 from storelib import lifecycle
 
-LEDGER = store_site.STATE_DIR / "ledger.sqlite"
 STORE, GUEST, HYPERVISOR = "restored", "store-restored", "hv-restored"
 AT_ONCE = {"queued"}
 """No time is spent in it, so there is no backup of it."""
 STATES = [state.name for state in lifecycle.PATH if state.name not in AT_ONCE]
 
 
-def back_up(to):
-    ledger, copy = sqlite3.connect(LEDGER), sqlite3.connect(to)
-    with contextlib.closing(ledger), contextlib.closing(copy):
-        ledger.backup(copy)
+def state_of(path):
+    """Return the state and number of the deployment in a ledger."""
+    with contextlib.closing(sqlite3.connect(path)) as copy:
         row = copy.execute("SELECT state, generation FROM deployments WHERE store = ?", (STORE,))
         return row.fetchone()
-
-
-def restore(site, path):
-    """Do what the README says."""
-    site.master.kill()
-    for side in ("", "-wal", "-shm"):
-        LEDGER.with_name(LEDGER.name + side).unlink(missing_ok=True)
-    shutil.copy(path, LEDGER)
-    LEDGER.chmod(0o600)
-    site.master.start()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +40,8 @@ def backups(site, tmp_path_factory):
 
     def watch():
         while not over.wait(0.02):
-            state, generation = back_up(folder / "new")
+            store_site.back_up(folder / "new")
+            state, generation = state_of(folder / "new")
             if generation == 2 and state not in kept:
                 kept[state] = (folder / "new").rename(folder / state)
 
@@ -65,9 +53,9 @@ def backups(site, tmp_path_factory):
     finally:
         over.set()
         watcher.join()
-    back_up(folder / "true")
+    store_site.back_up(folder / "true")
     yield kept
-    restore(site, folder / "true")
+    store_site.restore(site, folder / "true")
 
 
 def serving(site):
@@ -91,7 +79,7 @@ def greeted(site):
 @pytest.mark.parametrize("state", STATES)
 def test_a_ledger_from_a_backup_touches_nothing_and_is_adopted(site, backups, state):
     before = serving(site)
-    restore(site, backups[state])
+    store_site.restore(site, backups[state])
     record = site.ended(STORE)
     assert (record.state, record.generation) == ("failed", 2), record.reason
     assert "has gone on" in record.reason
@@ -112,7 +100,7 @@ def test_an_empty_ledger_adopts_the_store_and_deploys_it_again(site, backups, tm
     before = serving(site)
     with contextlib.closing(sqlite3.connect(tmp_path / "empty")) as made:
         made.execute("VACUUM")
-    restore(site, tmp_path / "empty")
+    store_site.restore(site, tmp_path / "empty")
     refused = site.salt_run("store", STORE, "redeploy=True")
     assert refused.status == 1
     assert "has gone on" in refused.sentences[0]

@@ -699,6 +699,9 @@ class Phase:
 def over(site, fault):
     """Say whether the deployment has come to its end; one that failed is retried."""
     record = site.record(fault.store)
+    if record is None:
+        # The ledger is just being put back.
+        return False
     if record.state == "failed" and "has gone on" in record.reason:
         office.adopt(master_opts(), fault.store, None, True)
         if site.record(fault.store).state == "failed":

@@ -31,10 +31,10 @@ test: packages  ## all tests, on both Salt lines; matrix and real guest on 3008
 beside = 2>&1 | sed --unbuffered 's/^/$(1): /'
 
 line-%: packages
-	@$(MAKE) --jobs=1 SALT=$* unit functional integration $(if $(filter 3008,$*),matrix) $(call beside,$*)
+	@$(MAKE) --jobs=1 SALT=$* unit functional integration $(call beside,$*)
 
 guest: packages
-	@$(MAKE) --jobs=1 SALT=3008 e2e $(call beside,guest)
+	@$(MAKE) --jobs=1 SALT=3008 e2e matrix $(call beside,guest)
 
 quick: lint types descriptions  ## the tests that take no running master and no guest
 	@$(MAKE) --jobs=2 --output-sync=target unit functional

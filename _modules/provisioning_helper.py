@@ -71,6 +71,7 @@ def boots(store, generation, nonce=""):
     def look():
         return {
             "boots": guest.boots(),
+            "cleaned": guest.cleaned(),
             "handed_over": guest.handed_over(store, generation),
             "config": {
                 "master": str(__opts__["master"]),
@@ -110,7 +111,12 @@ def reboot(store, generation, after, nonce=""):
         current = guest.boot_id()
         if current == after:
             guest.reboot_soon()
-        return {"boots": guest.boots(), "boot_id": current, "rebooting": current == after}
+        return {
+            "boots": guest.boots(),
+            "cleaned": guest.cleaned(),
+            "boot_id": current,
+            "rebooting": current == after,
+        }
 
     return _report("reboot", store, generation, nonce, act)
 

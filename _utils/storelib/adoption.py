@@ -17,7 +17,10 @@ from storelib.errors import Refused
 from storelib.ledger import Record
 
 MIDST = {"define": "starting", "start": "booting"}
-"""Where a deployment goes on, by the last step that the hypervisor has noted of it."""
+"""Where a deployment with a server goes on, by the last step that is noted of it."""
+
+BEFORE = {"stage": "staging", "prepare": "staging"}
+"""Where one without a server goes on, if nothing was set aside for it yet."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Found:
         if step in ("retire", "discard"):
             ended = lifecycle.RETIRED if step == "retire" else lifecycle.CANCELLED
             return ended.name, ""
-        return lifecycle.FAILED.name, "clearing"
+        return lifecycle.FAILED.name, BEFORE.get(step, "clearing")
 
     def told(self, now: float) -> dict[str, Any]:
         """Return what the operator sees: what is there, what the ledger says, what it would say."""

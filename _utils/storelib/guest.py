@@ -94,6 +94,15 @@ def boots() -> list[str]:
     return _text(BOOTS).split()
 
 
+def cleaned() -> bool:
+    """
+    Return whether the deployment has removed all of its data here, its list of boots among them.
+
+    That comes last, so a master that asks for the list has its ledger from a backup.
+    """
+    return bootstrap() is None and not boots() and _at(CLOUD_INIT_OFF).exists()
+
+
 def note_boot() -> list[str]:
     """Add the current boot to the list, unless it is the last one there; return the list."""
     noted = boots()

@@ -274,7 +274,7 @@ def booting(turn: Turn) -> Evidence:
         knocks = turn.world.keys(minion) and turn.without_key(minion)
         raise Waiting(knocks or f"{minion} has not called yet")
     facts = turn.in_guest("boots", quick=True).facts
-    if told := seed.outvoted(turn.spec, facts["config"]):
+    if not facts["cleaned"] and (told := seed.outvoted(turn.spec, facts["config"])):
         raise Fault(
             f"{minion} does not go by its seed, but by {told}",
             "take that out of the image's own minion configuration",
@@ -349,7 +349,7 @@ def intruder(turn: Turn) -> str:
 
 def rebooting(turn: Turn) -> Evidence:
     """Over when the guest has noted a second boot ID."""
-    return _boots(turn, turn.in_guest("boots", quick=True).facts["boots"], 2)
+    return _boots(turn, turn.in_guest("boots", quick=True).facts, 2)
 
 
 def configuring(turn: Turn) -> Evidence:
@@ -362,18 +362,23 @@ def restarting(turn: Turn) -> Evidence:
     settled = turn.once("settled", lambda: turn.in_guest("settle").facts)
     # However often it booted before, it has to boot once more from what is permanent now. Only a
     # deployment that began before an update has no boot ID there.
-    before = settled.get("boot_id", turn.record.evidence["boot_ids"][-1])
+    before = settled.get("boot_id") or turn.record.evidence["boot_ids"][-1]
     # Reboots only while that boot lasts, so asking is the same as looking.
     facts = turn.in_guest("reboot", quick=True, after=before).facts
-    if facts["boot_id"] == before or facts["boots"][-1] != facts["boot_id"]:
+    noted = facts["cleaned"] or facts["boots"][-1:] == [facts["boot_id"]]
+    if facts["boot_id"] == before or not noted:
         raise Waiting(f"{turn.record.minion_id} has not come back from its reboot yet", 20)
-    return _boots(turn, facts["boots"], 3)
+    return _boots(turn, facts, 3)
 
 
-def _boots(turn: Turn, boots: list[str], wanted: int) -> Evidence:
-    if len(boots) < wanted:
-        raise Waiting(f"{turn.record.minion_id} has noted {len(boots)} boots, not yet {wanted}", 20)
-    return {"boot_ids": boots}
+def _boots(turn: Turn, facts: Evidence, wanted: int) -> Evidence:
+    if facts["cleaned"]:
+        # It has been at the end already, though the ledger, from a backup, does not know.
+        return {}
+    if len(facts["boots"]) < wanted:
+        told = f"{turn.record.minion_id} has noted {len(facts['boots'])} boots, not yet {wanted}"
+        raise Waiting(told, 20)
+    return {"boot_ids": facts["boots"]}
 
 
 def verifying(turn: Turn) -> Evidence:

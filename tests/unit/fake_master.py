@@ -135,6 +135,7 @@ class FakeMaster:
         self.others = {}
         self.hypervisor_key = pem("hypervisor")
         self.booted = []
+        self.cleaned = False
         self.up = False
         self.guest_key = None
         self.prepared = None
@@ -494,6 +495,7 @@ class FakeMaster:
         if self.facts["domain"]["state"] != "running":
             self.facts["domain"] |= {"state": "running"}
             self.booted = []
+            self.cleaned = False
             self.later(BOOTS_IN_S, self._boot)
         return {"attempts": 1, "errors": [], "started_at": "x", "state": "running", "id": 7}
 
@@ -554,14 +556,16 @@ class FakeMaster:
 
     def do_boots(self, generation):
         identity = {"boot_id": self.booted[-1], "machine_id": "m", "hostname": GUEST}
-        found = {"boots": list(self.booted), "handed_over": True, **identity, "minion_id": GUEST}
+        boots = {"boots": [] if self.cleaned else list(self.booted), "cleaned": self.cleaned}
+        found = {**boots, "handed_over": True, **identity, "minion_id": GUEST}
         return {**found, "config": dict(self.config)}
 
     def do_reboot(self, generation, after):
         current = self.booted[-1]
         if current == after:
             self.later(3, self._reboot)
-        return {"boots": list(self.booted), "boot_id": current, "rebooting": current == after}
+        boots = {"boots": [] if self.cleaned else list(self.booted), "cleaned": self.cleaned}
+        return {**boots, "boot_id": current, "rebooting": current == after}
 
     def do_highstate(self, generation, test=False):
         return {
@@ -581,6 +585,7 @@ class FakeMaster:
         return {"results": [{"check": check, "ok": True, "detail": "x"} for check in checks]}
 
     def do_cleanup(self, generation):
+        self.cleaned = True
         return {"left": []}
 
 

@@ -149,6 +149,19 @@ def test_a_hypervisor_with_older_modules_is_brought_the_newer_ones(master):
     assert len(master.functions("saltutil.sync_all")) == 1
 
 
+@pytest.mark.parametrize("state", PATH[PATH.index("booting") :])
+def test_a_guest_that_was_cleaned_already_is_brought_to_its_end_once_more(master, tmp_path, state):
+    """The hypervisor has noted nothing since the start: to it this ledger is not behind."""
+    master.begin()
+    master.run(until=lambda record: record.state == state)
+    kept(master, tmp_path / "backup")
+    # What comes back is not heard, so nothing more is ordered.
+    master.lost["provisioning_helper.cleanup"] = 1
+    master.run(until=lambda record: record.state == "finishing" and master.cleaned)
+    restored(master, tmp_path / "backup")
+    assert master.run().state == "deployed", master.witness.get("0815").reason
+
+
 # Adopting
 
 
@@ -219,13 +232,23 @@ def test_a_deployment_in_the_midst_is_taken_over_as_failed_and_can_be_retried(
 
 
 @pytest.mark.parametrize(
-    ("step", "state"), [("retire", "retired"), ("discard", "cancelled"), ("clear", "failed")]
+    ("step", "state", "failed_in"),
+    [
+        ("retire", "retired", ""),
+        ("discard", "cancelled", ""),
+        ("clear", "failed", "clearing"),
+        ("define", "failed", "clearing"),
+        ("prepare", "failed", "staging"),
+        ("stage", "failed", "staging"),
+    ],
 )
-def test_a_store_without_a_server_is_taken_over_as_what_was_noted_last(master, step, state):
+def test_a_store_without_a_server_is_taken_over_as_what_was_noted_last(
+    master, step, state, failed_in
+):
     deployed(master)
     note = {"deployment": "g9-x", "attempt": 1, "step": step}
     record = adopted(master, domain={"exists": False}, note=note)
-    assert record.state == state
+    assert (record.state, record.failed_in) == (state, failed_in)
     assert record.key_of(GUEST) == ""
 
 

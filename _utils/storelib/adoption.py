@@ -89,6 +89,8 @@ class Found:
     def becomes(self, now: float) -> Record:
         """Return the record of what there is."""
         state, failed_in = self._state()
+        if self.record:
+            lifecycle.check(self.record.state, state)
         numbers = [each["generation"] for each in (*self.asides, *filter(None, [self.domain]))]
         number = max([self.record.generation if self.record else 1, *numbers])
         deployment = self.domain.get("deployment") or (self.note or {}).get("deployment", "")

@@ -213,6 +213,9 @@ AT_REST = (DEPLOYED.name, FAILED.name, CANCELLED.name)
 """States from which a store can be rolled back or retired."""
 
 
+ADOPTED = "deploy.adopt apply=True"
+
+
 def _transitions() -> dict[tuple[str, str], str]:
     table = {(name, following): STATES[name].over for name, following in FOLLOWS.items()}
     for name in FOLLOWS:
@@ -237,6 +240,9 @@ def _transitions() -> dict[tuple[str, str], str]:
     table[CANCELLED.name, FIRST] = "deploy.store, as a new generation"
     table[DEPLOYED.name, FIRST] = "deploy.store redeploy=True or new hardware, as a new generation"
     table[RETIRED.name, FIRST] = "deploy.store, as a new generation"
+    for name in (*AT_REST, RETIRED.name):
+        for found in (*AT_REST, RETIRED.name):
+            table.setdefault((name, found), ADOPTED)
     return table
 
 
@@ -262,7 +268,7 @@ def diagram() -> str:
     lines += [
         f"    {state} --> {following}: {why}"
         for (state, following), why in TRANSITIONS.items()
-        if state not in OPEN
+        if state not in OPEN and why != ADOPTED
     ]
     lines += [
         f"    note right of {FIRST}",
@@ -271,5 +277,6 @@ def diagram() -> str:
         "        deploy.retry goes on, with a slot, where it failed",
         "        deploy.rollback waits for a slot, too, and can be held",
         "        where the hypervisor is another machine, it begins at the top again",
+        "        deploy.adopt puts what is at rest into the state in which it was found",
     ]
     return "\n".join([*lines, "    end note", f"    {DEPLOYED.name} --> [*]"])

@@ -259,5 +259,6 @@ def test_the_readmes_top_file_gives_each_of_400_stores_its_own(opts, tmp_path):
     for store in ("0815", "0417"):
         minion = f"hv-{store}"
         compiled = salt.pillar.Pillar(opts, {"id": minion}, minion, "base").compile_pillar()
-        assert from_pillar(compiled["store_server"], minion).store == store
+        assert compiled["store_server"]["store"] == store
+        assert compiled["store_server"]["master"] == "salt.example.com", "the defaults, too"
     assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}

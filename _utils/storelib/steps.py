@@ -33,9 +33,11 @@ Evidence = dict[str, Any]
 def awaiting_hypervisor(turn: Turn) -> Evidence:
     """Over when the hypervisor answers and its facts suffice."""
     name = turn.record.hypervisor
-    key = turn.world.keys(name).get(ACCEPTED)
+    keys = turn.world.keys(name)
+    key = keys.get(ACCEPTED)
     if key is None:
-        raise Waiting(f"{name} has no accepted key on this master yet", 30)
+        state = f"its key is {', '.join(keys)}" if keys else "no minion of that name has called"
+        raise Waiting(f"{name} has no accepted key on this master yet: {state}", 30)
     # From now on only who has this key is believed to be the hypervisor. If another is accepted
     # while it is waited for, it was installed anew.
     known = turn.record.evidence.get("hypervisor_key")

@@ -143,10 +143,18 @@ def test_a_stale_key_is_purged_after_the_old_guest_is_off(master, state):
     assert cleared["public_key"] == (pem("old") if state == "accepted" else None)
 
 
-def test_nothing_is_sent_to_a_hypervisor_without_an_accepted_key(master):
-    master.known_keys[HYPERVISOR] = {"pending": pem("hypervisor")}
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, "no minion of that name has called"),
+        ({"pending": pem("hypervisor")}, "its key is pending"),
+        ({"rejected": pem("hypervisor")}, "its key is rejected"),
+    ],
+)
+def test_nothing_is_sent_to_a_hypervisor_without_an_accepted_key(master, keys, told):
+    master.known_keys[HYPERVISOR] = keys
     master.begin()
-    waits(master, "hv-0815 has no accepted key on this master yet")
+    waits(master, f"hv-0815 has no accepted key on this master yet: {told}")
     assert master.published == []
 
 

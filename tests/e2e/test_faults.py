@@ -30,7 +30,7 @@ def test_the_reason_names_the_state_and_the_way_out(failing):
     reason = failing.answer["reason"]
     assert "receipt-printer" in reason
     assert "out of paper" in reason
-    assert reason in failing.progress
+    assert " ".join(reason.split()) in " ".join(failing.progress.split())
     assert failing.answer["next_action"]
 
 
@@ -49,7 +49,7 @@ def test_a_guest_that_never_calls_fails_at_its_deadline(silent):
     assert silent.answer["state"] == "failed"
     assert silent.answer["failed_in"] == "booting"
     assert "store-0817 has not called" in silent.answer["reason"]
-    assert "150 s" in silent.answer["reason"]
+    assert "2 min 30 s" in silent.answer["reason"]
     # What it says there itself is often the only hint; how far it had come by then is not known.
     assert "its console ended with: " in silent.answer["reason"]
     assert silent.answer["next_action"]

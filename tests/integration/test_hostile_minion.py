@@ -47,8 +47,10 @@ def condition(site, store):
     record = site.record(store)
     # What a minion may have lacked is no word about the store.
     evidence = {key: value for key, value in record.evidence.items() if key != "mended"}
+    # When it was looked at is none, either.
+    seen = {"looked": {}, "clock_s": 0, "spent_s": 0}
     return {
-        "record": dataclasses.replace(record, revision=0, evidence=evidence),
+        "record": dataclasses.replace(record, revision=0, evidence=evidence, **seen),
         "history": site.history(store),
         "keys": site.keys(minion),
         "armed": site.armed(minion),

@@ -38,17 +38,23 @@ def start(interval=0.25):
         Seconds between two looks at the ledger, while nothing happens on the bus.
     """
     with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=True) as bus:
-        looked = 0.0
+        looked, told = 0.0, {}
         while True:
             try:
                 # Any event: while Salt waits for one with some tag it goes by the time of day, and
                 # a clock that is set back by hours would make it wait for hours.
                 event = bus.get_event(wait=interval, full=True)
-                tag = event["tag"] if event else ""
+                now, tag = time.monotonic(), event["tag"] if event else ""
+                # Salt tells of a return before it has stored it: some are there a moment later.
+                again = [minion for minion, at in told.items() if now - at >= interval]
+                for minion in again:
+                    del told[minion]
+                    __runners__["deploy.notify"](minion=minion, eager=False)
                 if tag.startswith("salt/job/") and "/ret/" in tag:
                     minion = tag.rpartition("/")[2]
-                    __runners__["deploy.notify"](minion=minion, eager=False)
-                elif event and time.monotonic() - looked < interval:
+                    if __runners__["deploy.notify"](minion=minion, eager=False):
+                        told[minion] = now
+                elif event and not again and now - looked < interval:
                     continue
                 __runners__["deploy.reconcile"](sweep=False)
                 looked = time.monotonic()

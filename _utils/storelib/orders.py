@@ -73,36 +73,44 @@ def _rank(at: Position) -> tuple[int, int]:
     return at[0], STEPS.index(at[1]) if at[1] in STEPS else -1
 
 
+def unknown(
+    note: Mapping[str, Any], deployment: str, replaces: Iterable[str], after: Position
+) -> bool:
+    """Say whether a note is of what a ledger does not know of, which orders as in :func:`made`."""
+    if note["deployment"] != deployment:
+        return note["deployment"] not in replaces
+    return beyond(position(note), after)
+
+
 def check(
-    note: Mapping[str, Any] | None, order: Mapping[str, Any], step: str, server: str | None
+    noted: Mapping[str, Any] | None, order: Mapping[str, Any], step: str, server: str | None
 ) -> None:
     """
     Raise :class:`Behind` unless the order may be carried out.
 
-    Note:
+    noted
         What the hypervisor has noted of the store, ``None`` if nothing.
     step
         What is ordered.
     server
         ID of the deployment that made the store's server which is there, ``None`` if there is none.
-
     """
-    ours, known = order["deployment"], (order["deployment"], *order["replaces"])
-    if note is None:
-        if server is not None and server not in known:
+    ours, replaces = order["deployment"], order["replaces"]
+    if noted is None:
+        if server is not None and server not in (ours, *replaces):
             raise Behind(
                 f"there is a server of deployment {server} and no note of it; ordered was {step} "
                 f"of deployment {ours}"
             )
         return
-    if note["deployment"] not in known:
-        raise Behind(f"noted is {told(note)}; ordered was {step} of deployment {ours}")
-    if note["deployment"] != ours:
-        return
-    noted, asked, after = position(note), (order["attempt"], step), tuple(order["after"])
+    same, at, asked = noted["deployment"] == ours, position(noted), (order["attempt"], step)
     # A repeat of the present step is carried out; its sender knows no more and no less.
-    if noted != asked and (beyond(noted, asked) or beyond(noted, (after[0], after[1]))):
-        raise Behind(f"noted is {told(note)}; ordered was {step} of its attempt {order['attempt']}")
+    if same and at == asked:
+        return
+    attempt, last = order["after"]
+    if (same and beyond(at, asked)) or unknown(noted, ours, replaces, (attempt, last)):
+        of = f"its attempt {order['attempt']}" if same else f"deployment {ours}"
+        raise Behind(f"noted is {told(noted)}; ordered was {step} of {of}")
 
 
 def told(note: Mapping[str, Any] | None) -> str:

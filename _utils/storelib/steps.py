@@ -45,7 +45,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
         new = {"hypervisor_key": key, "mended": []}
         turn.save(evidence={**turn.record.evidence, **new}, job=None)
     facts = turn.on_hypervisor("facts", quick=True).facts
-    turn.compare(facts)
+    look = turn.compare(facts)
     # Not before it answers: a pillar takes long to compile, and may change while nobody is there.
     wanted = turn.wanted(name).as_dict()
     if wanted["store"] != turn.record.store:
@@ -69,7 +69,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     if faults:
         raise Waiting(f"{name}: {'; '.join(faults)}")
     return {
-        "look": {"run": turn.world.incarnation(), "done": True},
+        "look": look,
         "hypervisor": {
             key: facts[key] for key in ("machine_id", "boot_id", "virt_type", "libvirt", "marker")
         },

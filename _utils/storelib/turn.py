@@ -220,10 +220,10 @@ class Turn:
         A master that was restarted may have its ledger from a backup: before it acts, or believes
         what is in its job cache, it looks whether the store has gone on. Raises ``Behind`` then.
         """
+        if self.compared:
+            return
         run, record = self.world.incarnation(), self.record
         known = record.evidence.get("look", {})
-        if known.get("run") == run and known.get("done"):
-            return
         now = record.clock_s
         silent = now - known["at"] if known.get("run") == run else RESEND_S
         if silent >= (EAGER_S if self.rung else RESEND_S):
@@ -238,8 +238,7 @@ class Turn:
             if gone := self.without_key(record.hypervisor):
                 raise Waiting(gone, SYNC_S)
             raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
-        self.compare(self._good(told).facts)
-        self._looking({"run": run, "done": True})
+        self._looking(self.compare(self._good(told).facts))
 
     def _mend_beside(self, known: dict[str, Any]) -> None:
         """Send what the hypervisor lacks to say it, as after an update; once in each run."""
@@ -275,20 +274,21 @@ class Turn:
         known = self.record.evidence.get("look", {})
         return bool(known.get("done")) and known["run"] == self.world.incarnation()
 
-    def compare(self, facts: dict[str, Any]) -> None:
-        """Raise ``Behind`` if the hypervisor has noted what this ledger does not know of."""
+    def compare(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """
+        Return the evidence ``look`` that it was compared.
+
+        Raises ``Behind`` if the hypervisor has noted what this ledger does not know of.
+        """
         record, note = self.record, facts["note"]
+        done = {"run": self.world.incarnation(), "done": True}
         if note is None:
-            return
+            return done
         where = f"{record.hypervisor} has noted"
         if "unreadable" in note:
             raise Behind(f"{where}: {note['unreadable']}", self._adopt())
-        ours = record.deployment
-        earlier = record.may_be_noted(facts["machine_id"])
-        behind = note["deployment"] not in (ours, *earlier)
-        if note["deployment"] == ours:
-            behind = orders.beyond(orders.position(note), record.ordered)
-        if behind:
+        ours, earlier = record.deployment, record.may_be_noted(facts["machine_id"])
+        if orders.unknown(note, ours, earlier, record.ordered):
             attempt, step = record.ordered
             here = f"{step or 'nothing'} of deployment {ours}, attempt {max(attempt, 1)}"
             raise Behind(
@@ -296,6 +296,7 @@ class Turn:
                 f"of {here}",
                 self._adopt(),
             )
+        return done
 
     def _adopt(self) -> str:
         return (

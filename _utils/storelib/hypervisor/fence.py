@@ -55,9 +55,7 @@ def passed(
     try:
         orders.check(note, order, step, server)
     except orders.Behind as err:
-        raise Fault(
-            f"store {store} has gone on: {err}", UNKNOWN.format(store=store), {"behind": True}
-        ) from None
+        raise _gone_on(store, str(err)) from None
     now = {"deployment": order["deployment"], "attempt": order["attempt"], "step": step}
     if note is None or now != {key: note[key] for key in now}:
         put(store, machine, now)
@@ -67,11 +65,11 @@ def present(store: str, machine: str, order: Mapping[str, Any]) -> None:
     """Raise :class:`Fault` if another deployment is noted than those that the order knows."""
     note = noted(store, machine)
     if note and note["deployment"] not in (order["deployment"], *order["replaces"]):
-        raise Fault(
-            f"store {store} has gone on: noted is {orders.told(note)}",
-            UNKNOWN.format(store=store),
-            {"behind": True},
-        )
+        raise _gone_on(store, f"noted is {orders.told(note)}")
+
+
+def _gone_on(store: str, why: str) -> Fault:
+    return Fault(f"store {store} has gone on: {why}", UNKNOWN.format(store=store), {"behind": True})
 
 
 def shown(store: str, machine: str) -> dict[str, Any] | None:

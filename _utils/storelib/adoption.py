@@ -8,7 +8,7 @@ The server, its deployment and its key are the hypervisor's word, sealed; the sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,31 +184,6 @@ class Found:
             for key, value in wanted.items():
                 if there.get(key, value) != value:
                     yield f"{key} is {there[key]}, the pillar says {value}"
-
-
-def found(
-    spec: Mapping[str, Any],
-    hypervisor: str,
-    hypervisor_key: str,
-    facts: Mapping[str, Any],
-    accepted: str,
-    same_key: bool,
-    record: Record | None,
-    fingerprint: Callable[[str], str],
-) -> Found:
-    """Return what was found, once it is known that it can be the store's (``Refused`` else)."""
-    there = Found(
-        dict(spec),
-        hypervisor,
-        hypervisor_key,
-        dict(facts),
-        accepted,
-        same_key,
-        record,
-        fingerprint,
-    )
-    there.check()
-    return there
 
 
 def _line(record: Record) -> dict[str, Any]:

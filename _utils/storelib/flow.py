@@ -92,8 +92,7 @@ def begin(
     Raises :class:`Refused` if one is under way, or if the store is deployed and ``redeploy`` is
     not said.
     """
-    check_begin(ledger, now, spec, redeploy)
-    old = ledger.get(spec.store)
+    old = check_begin(ledger, now, spec, redeploy)
     plain = spec.as_dict()
     record = _new(old, now, lifecycle.FIRST, plain, hypervisor, requested_by, redeploy)
     try:
@@ -105,12 +104,13 @@ def begin(
         ) from err
 
 
-def check_begin(ledger: Ledger, now: float, spec: StoreSpec, redeploy: bool) -> None:
-    """Raise :class:`Refused` if no deployment of the store can begin now."""
+def check_begin(ledger: Ledger, now: float, spec: StoreSpec, redeploy: bool) -> Record | None:
+    """Return the record that a new one replaces; raise :class:`Refused` if none can begin now."""
     old = ledger.get(spec.store)
     if old:
         verbs.store(old, now, redeploy)
     check_minion_id(ledger, spec.store, spec.minion_id)
+    return old
 
 
 def _new(
@@ -341,7 +341,7 @@ def _move(turn: Turn) -> tuple[Record, bool]:
         if record.state == "queued" and not turn.ledger.slot_free(record, turn.max_active):
             raise Waiting(_no_slot(turn), QUEUE_S)
         if record.state in LEAVING:
-            _shut(turn.world, record)
+            disarm(turn.world, record)
         elif record.state != lifecycle.FIRST:
             turn.check_hypervisor()
         untouched = record.state == lifecycle.CANCELLING.name and record.ordered == orders.NOWHERE

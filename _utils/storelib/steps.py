@@ -460,8 +460,7 @@ def _set_aside(turn: Turn) -> int:
 
 def cancelling(turn: Turn) -> Evidence:
     """Over when nothing is left of the new server: domain, disk, seed, key, autosign entry."""
-    world, record = turn.world, turn.record
-    disarm(world, record)
+    record = turn.record
     # From now on it is not let in any more, however long its hypervisor is away. Once: while it
     # runs it calls again, and each deletion makes all minions authenticate anew.
     first(turn, "locked_out", lambda: lock_out(turn))
@@ -529,7 +528,6 @@ def _retired(turn: Turn, data_disks: bool) -> Evidence:
 def retiring(turn: Turn) -> Evidence:
     """Over when nothing is left of any server of the store."""
     world, record = turn.world, turn.record
-    disarm(world, record)
     first(turn, "locked_out", lambda: world.purge_key(record.minion_id))
     data_disks = record.evidence["data_disks"]
     facts = turn.once("removed", lambda: _gone(turn, lambda: _retired(turn, data_disks)))

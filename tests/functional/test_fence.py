@@ -28,7 +28,7 @@ from test_store_hypervisor import (  # noqa: F401
 from storelib import orders
 from storelib.hypervisor import domains, fence
 
-PATH = ("stage", "clear", "define", "start", "finish")
+PATH = ("stage", "prepare", "clear", "define", "start", "finish")
 """What one deployment orders, in its order."""
 
 GUEST = "store-0815"
@@ -46,7 +46,7 @@ def act(modules, connection, spec):
     """Give an order of a deployment (1, 2, ..), and return the report."""
 
     def act(step, number=2, attempt=1, replaces=None, after=None, **arguments):
-        if step == "define":
+        if step in ("prepare", "define"):
             arguments["master_public_key"] = "MASTER"
         if step == "retire":
             arguments |= {"remove": True, "data_disks": True}
@@ -89,6 +89,11 @@ def seen(pool):
     return domains, files
 
 
+def note():
+    """The hypervisor's note of the store."""
+    return fence.NOTES / pathlib.Path("/etc/machine-id").read_text().strip() / "0815.json"
+
+
 def is_refused(made):
     assert made["ok"] is False
     assert made["facts"]["behind"] is True
@@ -103,9 +108,8 @@ def test_no_order_of_the_deployment_before_is_carried_out(act, went, pool, prese
     went(2, present)
     before = seen(pool)
     for late in orders.STEPS:
-        if late != "prepare":
-            assert is_refused(act(late, 1, replaces=[], after=(9, "retire")))
-            assert is_refused(act(late, 1, attempt=2, replaces=[], after=(9, "retire")))
+        assert is_refused(act(late, 1, replaces=[], after=(9, "retire")))
+        assert is_refused(act(late, 1, attempt=2, replaces=[], after=(9, "retire")))
     assert seen(pool) == before
     assert GUEST in before[0] or present == "clear"
 
@@ -158,7 +162,7 @@ def test_a_lost_ledger_does_not_begin_over_a_server_that_it_does_not_know(act, w
     went(1)
     before = seen(pool)
     assert is_refused(act("stage", 7, replaces=[]))
-    fence.NOTES.joinpath(pathlib.Path("/etc/machine-id").read_text().strip(), "0815.json").unlink()
+    note().unlink()
     made = act("stage", 7, replaces=[])
     assert not made["ok"]
     assert "there is a server of deployment g1-d and no note of it" in made["error"]
@@ -176,25 +180,25 @@ def test_a_retired_store_leaves_a_note(act, went, pool):
 
 def test_a_note_that_cannot_be_read_is_not_taken_for_none(act, went, pool, modules, spec):
     went(1)
-    note = fence.NOTES / pathlib.Path("/etc/machine-id").read_text().strip() / "0815.json"
-    note.write_text("{")
+    path = note()
+    path.write_text("{")
     before = seen(pool)
     made = act("stage")
     assert not made["ok"]
-    assert str(note) in made["error"]
+    assert str(path) in made["error"]
     assert seen(pool) == before
     assert modules["store_hypervisor.adopt"](spec=spec, generation=1)["ok"]
-    assert json.loads(note.read_text())["deployment"] == "g1-d"
+    assert json.loads(path.read_text())["deployment"] == "g1-d"
     went(2)
 
 
 def test_adopting_notes_whose_the_server_is_and_changes_no_note(act, went, pool, modules, spec):
     went(1)
-    note = fence.NOTES / pathlib.Path("/etc/machine-id").read_text().strip() / "0815.json"
-    noted, before = json.loads(note.read_text()), seen(pool)
+    path = note()
+    noted, before = json.loads(path.read_text()), seen(pool)
     assert modules["store_hypervisor.adopt"](spec=spec, generation=1)["ok"]
-    assert json.loads(note.read_text()) == noted
-    note.unlink()
+    assert json.loads(path.read_text()) == noted
+    path.unlink()
     made = modules["store_hypervisor.adopt"](spec=spec, generation=1)
     assert made["facts"]["note"]["deployment"] == made["facts"]["domain"]["deployment"] == "g1-d"
     assert seen(pool) == before
@@ -205,7 +209,7 @@ def test_a_server_from_before_deployments_had_ids_is_known_by_its_number(act, we
     domain = connection.lookupByName(GUEST)
     text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE).replace(' id="g1-d"', "")
     connection.defineXML(text)
-    fence.NOTES.joinpath(pathlib.Path("/etc/machine-id").read_text().strip(), "0815.json").unlink()
+    note().unlink()
     assert not act("stage", 7, replaces=["g3"])["ok"]
     assert act("stage", replaces=["g1"])["ok"]
     assert act("clear", replaces=["g1"])["ok"]

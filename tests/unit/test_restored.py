@@ -174,9 +174,11 @@ def found(master, record=None, **changes):
     accepted = master.keys(GUEST).get(ACCEPTED, "")
     domain = facts["domain"]
     same = master.same_key(accepted, domain.get("public_key") or "")
-    return adoption.found(
+    there = adoption.Found(
         spec, HYPERVISOR, key, facts, accepted, same, record, lambda pem: f"fp-{len(pem)}"
     )
+    there.check()
+    return there
 
 
 def adopted(master, **changes):

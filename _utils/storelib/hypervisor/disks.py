@@ -61,7 +61,18 @@ def whole(image: Path, name: object) -> None:
 
     A checksum says nothing of other files that an image needs, or of a mark that it is damaged.
     """
+    if fault := _not_whole(_read(image), name):
+        raise fault
+
+
+def of_image(image: Path) -> dict[str, Any]:
+    """Return what :func:`info` does, and as ``wrong`` what keeps the image from being used."""
     read = _read(image)
+    fault = _not_whole(read, image.stem)
+    return {**_info(read), "wrong": f"{fault}: {fault.hint}" if fault else ""}
+
+
+def _not_whole(read: dict[str, Any], name: object) -> Fault | None:
     data = read.get("format-specific", {}).get("data", {})
     for wrong, why, mend in (
         (read["format"] != "qcow2", "is not in the format qcow2", "convert the image"),
@@ -71,7 +82,8 @@ def whole(image: Path, name: object) -> None:
         (data.get("corrupt"), "is marked as corrupt", "make it anew, or: qemu-img check -r all"),
     ):
         if wrong:
-            raise Fault(f"the image {name} {why}", mend)
+            return Fault(f"the image {name} {why}", mend)
+    return None
 
 
 def fit(image: Path, size_gib: int, mode: str) -> None:

@@ -139,11 +139,6 @@ def trial_of(minion_id: str) -> str:
     return minion_id + TRIAL
 
 
-def is_trial(name: str) -> bool:
-    """Say whether a domain is only a trial, which uses no disk."""
-    return name.endswith(TRIAL)
-
-
 @contextlib.contextmanager
 def refusals(connection: Any) -> Iterator[None]:
     """Let what libvirt refuses be a fault of the definition, unless libvirt went away."""

@@ -107,16 +107,7 @@ def facts(image: Path) -> dict[str, Any]:
     found = {"path": str(image), "exists": image.exists(), "sha256": verified}
     if not verified:
         return found
-    return {**found, "size": image.stat().st_size, **disks.info(image), "wrong": wrong(image)}
-
-
-def wrong(image: Path) -> str:
-    """Say what keeps a cached image from being used though its checksum is right."""
-    try:
-        disks.whole(image, image.stem)
-    except Fault as fault:
-        return f"{fault}: {fault.hint}"
-    return ""
+    return {**found, "size": image.stat().st_size, **disks.of_image(image)}
 
 
 def unreachable(source: str, access: transfer.Access) -> Fault | None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from storelib.hypervisor import Fault, free, no_space, write
+from storelib.hypervisor import Fault, chains, free, no_space, write
 
 NETRC = Path("/etc/store-deploy/netrc")
 """Log-ins for servers that ask for one: pillar and job arguments are no place for them."""
@@ -47,10 +47,8 @@ REDIRECTS = 5
 
 CHUNK = 64 * 1024
 
-QCOW2 = b"QFI\xfb"
-
 KINDS = {
-    QCOW2: "a qcow2 file",
+    chains.MAGIC: "a qcow2 file",
     b"\x1f\x8b": "a gzip file",
     b"\xfd7zXZ\x00": "an xz file",
     b"\x28\xb5\x2f\xfd": "a zstd file",
@@ -281,7 +279,7 @@ class _Answer:
         self.limit_s = round(until - time.monotonic(), 1)
         self.body = cast(io.BufferedReader, curl.stdout)
         # As soon as they come: curl notes the heads first.
-        self.first = self.body.read(len(QCOW2))
+        self.first = self.body.read(len(chains.MAGIC))
 
     def judged(self, have: int) -> Head:
         """Return the answer's head; raise :class:`Fault` if what follows is not the image."""
@@ -308,7 +306,7 @@ class _Answer:
                 SERVER_HINT,
             )
         begins = head.status == 200 or (not have and head.part and head.part[0] == 0)
-        if begins and not self.first.startswith(QCOW2):
+        if begins and not self.first.startswith(chains.MAGIC):
             raise self._no_image(head)
         return head
 

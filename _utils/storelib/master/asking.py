@@ -71,6 +71,16 @@ def asked(master: World, minion: str, function: str, arguments: dict) -> Any:
     return asked_all(master, {"": (minion, function, arguments)}).get("")
 
 
+def synced(master: World, minion: str, function: str, arguments: dict) -> Any:
+    """Return what :func:`asked` does, from a minion that is given our modules if it lacks them."""
+    answer = asked(master, minion, function, arguments)
+    if not isinstance(answer, str):
+        return answer
+    # Salt's own word: the minion has not got the function, or an older one.
+    asked(master, minion, "saltutil.sync_all", {})
+    return asked(master, minion, function, arguments)
+
+
 def asked_all(master: World, asked: dict[str, tuple[str, str, dict]]) -> dict[str, Any]:
     """Return what the minions return for their jobs, of those that do within :data:`FACTS_S`."""
     jids = {}

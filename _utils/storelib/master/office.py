@@ -24,7 +24,6 @@ from storelib.master import asking, keys, pillar_cache, pulse, ready, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
-from storelib.turn import NO_FUNCTION
 from storelib.world import ACCEPTED
 
 log = logging.getLogger(__name__)
@@ -384,7 +383,8 @@ def adopt(opts: dict, store: str, hypervisor: str | None, apply: bool) -> dict[s
         same = bool(accepted) and master.same_key(accepted, domain.get("public_key") or "")
         shown = functools.partial(keys.fingerprint, opts, minion)
         with asking.reading(name, "facts"):
-            there = adoption.found(spec.as_dict(), name, key, facts, accepted, same, record, shown)
+            there = adoption.Found(spec.as_dict(), name, key, facts, accepted, same, record, shown)
+            there.check()
             told = there.told(time.time())
         if apply:
             if not there.note:
@@ -408,13 +408,10 @@ def _sealed_facts(
             f"the key of {name} is not the one that it had when it was last used",
             f"if it was installed anew: salt-run deploy.store {store}",
         )
-    for attempt in range(2):
+    for _ in range(2):
         nonce = master.new_jid()
         arguments = {"spec": spec, "generation": generation, "nonce": nonce}
-        answer = asking.asked(master, name, f"store_hypervisor.{step}", arguments)
-        if answer is not None and NO_FUNCTION in str(answer) and not attempt:
-            asking.asked(master, name, "saltutil.sync_all", {})
-            continue
+        answer = asking.synced(master, name, f"store_hypervisor.{step}", arguments)
         facts = asking.facts(master, answer, name, store, generation, step)
         if report.believed(answer, (nonce,), master.secret(name, key)):
             return facts

@@ -55,11 +55,7 @@ def plan(
 
 def _facts(master: SaltWorld, name: str, spec: dict[str, Any], generation: int) -> dict[str, Any]:
     arguments = {"spec": spec, "generation": generation, "source": True}
-    answer = asking.asked(master, name, "store_hypervisor.facts", arguments)
-    if isinstance(answer, str):
-        # Salt's own word: the minion has not got the function, or an older one.
-        asking.asked(master, name, "saltutil.sync_all", {})
-        answer = asking.asked(master, name, "store_hypervisor.facts", arguments)
+    answer = asking.synced(master, name, "store_hypervisor.facts", arguments)
     return asking.facts(master, answer, name, spec["store"], generation, "facts")
 
 

@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 SALT ?= 3008
+TESTS ?= tests/integration
 export SALT
 
 venv = $$(tests/lab/install $(1))
@@ -23,18 +24,18 @@ help:  ## list the targets
 demo: packages  ## deploy store 0815 into a real guest, and show how
 	@tests/lab/demo
 
-test: packages  ## all tests, on both Salt lines; matrix and real guest on 3008
-	@$(MAKE) lint types descriptions
-	@$(MAKE) --jobs=3 line-3008 line-3006 guest
+test: lint types descriptions  ## all tests, on both Salt lines; matrix and real guest on 3008
+	@$(MAKE) --jobs=$(SIDE_BY_SIDE) --keep-going $(parts)
 
-# Side by side, each on machines of its own: they wait more than they compute.
-beside = 2>&1 | sed --unbuffered 's/^/$(1): /'
+# Its parts, the longest first, each on a machine of its own: they wait more than they compute.
+SIDE_BY_SIDE ?= $$((2 * $$(nproc) + 1))
+files = $(notdir $(wildcard tests/integration/test_*.py))
+both = $(foreach line,3006 3008,$(addprefix part/$(line)/,$(1)))
+parts = part/3008/e2e part/3008/matrix $(call both,functional $(addprefix integration/,$(files)) unit)
 
-line-%: packages
-	@$(MAKE) --jobs=1 SALT=$* unit functional integration $(call beside,$*)
-
-guest: packages
-	@$(MAKE) --jobs=1 SALT=3008 e2e matrix $(call beside,guest)
+part/%: packages
+	@set -- $(subst /, ,$*); $(MAKE) SALT=$$1 $$2 $${3:+TESTS=tests/integration/$$3} 2>&1 | \
+		sed --unbuffered "s|^|$$1 $${3:-$$2}: |"
 
 quick: lint types descriptions  ## the tests that take no running master and no guest
 	@$(MAKE) --jobs=2 --output-sync=target unit functional
@@ -56,8 +57,8 @@ unit: packages  ## the core by itself
 functional: packages  ## modules, states and runners in Salt's loader, with a real libvirt
 	@$(call on_machine,pytest tests/functional)
 
-integration: packages  ## a real master and minions with the shipped configuration
-	@$(call on_machine,pytest tests/integration)
+integration: packages  ## a real master and minions with the shipped configuration (TESTS: some files of it)
+	@$(call on_machine,pytest $(TESTS))
 
 matrix: packages  ## every fault in every state of a deployment, as a table
 	@$(call on_machine,pytest tests/faults)

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from storelib import __version__, lifecycle, orders, report, verbs
@@ -315,10 +315,15 @@ class Turn:
                     return report.opened(returned.value, record.store, record.generation, step)
         return None
 
-    def wanted(self, hypervisor: str) -> StoreSpec:
-        """Return what the hypervisor's pillar wants now; wait as long as it does not compile."""
+    def wanted(self, hypervisor: str, environment: Mapping[str, Any] | None = None) -> StoreSpec:
+        """
+        Return what the hypervisor's pillar wants now; wait as long as it does not compile.
+
+        environment
+            What the hypervisor told of its environments, if it was asked.
+        """
         try:
-            return from_pillar(self.world.store_server(hypervisor), hypervisor)
+            return from_pillar(self.world.store_server(hypervisor, environment), hypervisor)
         except PillarError as err:
             raise Waiting(err.reason, PILLAR_S) from err
 

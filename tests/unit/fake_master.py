@@ -131,6 +131,7 @@ class FakeMaster:
         self.entries = set()
         self.autoreject = set()
         self.pillars = {HYPERVISOR: PILLAR}
+        self.environments = {}
         self.facts = hypervisor_facts()
         self.others = {}
         self.hypervisor_key = pem("hypervisor")
@@ -302,7 +303,9 @@ class FakeMaster:
     def master_public_key(self):
         return pem("master")
 
-    def store_server(self, hypervisor):
+    def store_server(self, hypervisor, environment=None):
+        if environment is not None:
+            self.environments[hypervisor] = environment
         return self.pillars.get(hypervisor)
 
     def same_key(self, one, other):

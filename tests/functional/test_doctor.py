@@ -428,8 +428,11 @@ def test_pillars_of_many_hypervisors_are_all_compiled(opts, tmp_path, monkeypatc
     opts["ext_pillar"] = []
     monkeypatch.setattr(hypervisors, "TELL_S", 0)
     lines = []
-    found = list(hypervisors._pillars(opts, names, {}, hypervisors._now_and_then(lines.append)))
-    assert [name for name, (fault, _) in found if "not cached its grains" in fault] == names
+    answers = {name: {} for name in names[1:]}
+    seldom = hypervisors._now_and_then(lines.append)
+    found = list(hypervisors._pillars(opts, names, answers, seldom))
+    # The first one is told of already, as it did not answer.
+    assert [name for name, (fault, _) in found if "not cached its grains" in fault] == names[1:]
     assert [
         name for name, (fault, _) in found if fault == "its pillar has no store_server"
     ] == names

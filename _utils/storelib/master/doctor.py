@@ -211,7 +211,8 @@ def _running(opts: dict) -> Iterator[Fault]:
                 f"{RESTART}; if that does not help, its log says why",
             )
     yield from _different(opts, different)
-    yield from serving.workers(opts)
+    if now - started > SILENT_S:
+        yield from serving.workers(opts)
 
 
 def _different(opts: dict, running: dict[str, Any]) -> Iterator[Fault]:

@@ -204,7 +204,7 @@ def _pillars(
     for done, name in enumerate(names):
         tell(f"{done} of {len(names)} pillars are compiled")
         _, grains, _ = salt.utils.minions.get_minion_data(name, opts)
-        if not grains and opts.get("minion_data_cache"):
+        if not grains and name in answers and opts.get("minion_data_cache"):
             yield (
                 name,
                 (

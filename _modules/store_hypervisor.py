@@ -192,7 +192,9 @@ def _clearable(connection, spec, place):
     known = _in_pool(connection, spec, place)
     domain = domains.lookup(connection, spec["minion_id"])
     going = [place.disk, _nvram(domain, place), place.seed]
-    in_use.refuse(connection, place, going, domain, loose=False)
+    # The new server is given these: two guests that write to one disk destroy it.
+    shared = [place.data_disk(each["name"]) for each in spec["data_disks"]]
+    in_use.refuse(connection, place, [*going, *shared], domain, loose=False)
     return known
 
 

@@ -125,6 +125,14 @@ def _machine_id():
     return ""
 
 
+def _environment():
+    """Return in which environments this minion asks for states and pillar; empty for Salt's."""
+    told = {key: str(__opts__.get(key) or "") for key in ("saltenv", "pillarenv")}
+    if __opts__.get("pillarenv_from_saltenv"):
+        told["pillarenv"] = told["pillarenv"] or told["saltenv"]
+    return told
+
+
 def _uri():
     return __salt__["config.get"]("virt:connection:uri", None)
 
@@ -184,7 +192,9 @@ def _clearable(connection, spec, place):
     known = _in_pool(connection, spec, place)
     domain = domains.lookup(connection, spec["minion_id"])
     going = [place.disk, _nvram(domain, place), place.seed]
-    in_use.refuse(connection, place, going, domain, loose=False)
+    # The new server is given these: two guests that write to one disk destroy it.
+    shared = [place.data_disk(each["name"]) for each in spec["data_disks"]]
+    in_use.refuse(connection, place, [*going, *shared], domain, loose=False)
     return known
 
 
@@ -252,6 +262,7 @@ def facts(spec, generation, source=False, nonce=""):
     found = {
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "cpus": os.cpu_count(),
+        "environment": _environment(),
         "marker": read_json(bell.MARKER),
         "virt_module": "virt.init" in __salt__,
         "tools_missing": [
@@ -1197,6 +1208,8 @@ def health():
         "virt_module": "virt.init" in __salt__,
         "libvirt": "",
         "hint": "",
+        "sudo_user": str(__opts__.get("sudo_user") or ""),
+        **_environment(),
     }
     try:
         with domains.connected(_uri(), 0):

@@ -92,6 +92,8 @@ class Job:
     probe: str = ""
     """JID of the ``saltutil.find_job`` that asks after it, if one is under way."""
     probe_at: float = 0
+    rung: bool = False
+    """Whether a bell has said since then that the minion is there."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def awaiting_hypervisor(turn: Turn) -> Evidence:
     facts = turn.on_hypervisor("facts", quick=True).facts
     look = turn.compare(facts)
     # Not before it answers: a pillar takes long to compile, and may change while nobody is there.
-    wanted = turn.wanted(name).as_dict()
+    wanted = turn.wanted(name, facts.get("environment")).as_dict()
     if wanted["store"] != turn.record.store:
         raise Fault(
             f"the pillar of {name} now names store {wanted['store']}",

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from storelib import __version__, lifecycle, orders, report, verbs
@@ -226,18 +226,23 @@ class Turn:
         known = record.evidence.get("look", {})
         now = record.clock_s
         silent = now - known["at"] if known.get("run") == run else RESEND_S
-        if silent >= (EAGER_S if self.rung else RESEND_S):
+        rung = self.rung or known.get("rung", False)
+        if silent >= (EAGER_S if rung else RESEND_S):
             # Beside the job that is under way, which goes on.
             jids = [*known.get("jids", []), self.world.new_jid()][-EARLIER:]
             known = {"run": run, "jids": jids if known.get("run") == run else jids[-1:], "at": now}
             arguments = {"spec": self.spec, "generation": record.generation, "nonce": jids[-1]}
             self._send_beside(known, jids[-1], "store_hypervisor.noted", arguments)
+        elif self.rung:
+            known = {**known, "rung": True}
+            self._looking(known)
         told = self._told(known["jids"], record.hypervisor, "noted")
         if told is None:
             self._mend_beside(known)
             if gone := self.without_key(record.hypervisor):
                 raise Waiting(gone, SYNC_S)
-            raise Asking(f"{record.hypervisor} has not said yet how far the store is", SYNC_S)
+            pause_s = EAGER_S - silent if known.get("rung") and silent < EAGER_S else SYNC_S
+            raise Asking(f"{record.hypervisor} has not said yet how far the store is", pause_s)
         self._looking(self.compare(self._good(told).facts))
 
     def _mend_beside(self, known: dict[str, Any]) -> None:
@@ -315,10 +320,15 @@ class Turn:
                     return report.opened(returned.value, record.store, record.generation, step)
         return None
 
-    def wanted(self, hypervisor: str) -> StoreSpec:
-        """Return what the hypervisor's pillar wants now; wait as long as it does not compile."""
+    def wanted(self, hypervisor: str, environment: Mapping[str, Any] | None = None) -> StoreSpec:
+        """
+        Return what the hypervisor's pillar wants now; wait as long as it does not compile.
+
+        environment
+            What the hypervisor told of its environments, if it was asked.
+        """
         try:
-            return from_pillar(self.world.store_server(hypervisor), hypervisor)
+            return from_pillar(self.world.store_server(hypervisor, environment), hypervisor)
         except PillarError as err:
             raise Waiting(err.reason, PILLAR_S) from err
 
@@ -501,16 +511,21 @@ class Turn:
         if returned is not None:
             return returned
         told = self.without_key(job.minion)
-        waiting: Waiting = Asking(f"{job.minion} has not answered {job.function} yet", PROBE_S)
-        if told:
-            waiting = Waiting(told, PROBE_S)
         silent = self.record.clock_s - max(job.at, job.probe_at)
+        if self.rung and not job.rung:
+            # Asked a moment before the bell, it may not have been there yet: the bell is kept.
+            job = dataclasses.replace(job, rung=True)
+            self.save(job=job)
         if quick:
-            if silent >= (EAGER_S if self.rung else RESEND_S):
+            if silent >= (EAGER_S if job.rung else RESEND_S):
                 self._publish(job.minion, job.function, arguments)
         elif self._lost(job, silent):
             self._publish(job.minion, job.function, arguments)
-        raise waiting
+        kept = job.rung and silent < EAGER_S
+        pause_s = EAGER_S - silent if kept else PROBE_S
+        if told:
+            raise Waiting(told, pause_s)
+        raise Asking(f"{job.minion} has not answered {job.function} yet", pause_s)
 
     def without_key(self, minion: str) -> str:
         """Say why a minion cannot answer: what became of its key; empty if that is accepted."""
@@ -552,7 +567,7 @@ class Turn:
             return self._first_return(job) is None
         if told is not None:
             self.save(job=dataclasses.replace(job, probe=""))
-        elif silent >= (EAGER_S if self.rung else PROBE_S):
+        elif silent >= (EAGER_S if self.rung or job.rung else PROBE_S):
             self._probe(job)
         return False
 
@@ -564,7 +579,7 @@ class Turn:
     def _probe(self, job: Job) -> None:
         """Ask whether a job is running; only a sealed answer counts, as anybody can send one."""
         probe = self.world.new_jid()
-        probed = dataclasses.replace(job, probe=probe, probe_at=self.record.clock_s)
+        probed = dataclasses.replace(job, probe=probe, probe_at=self.record.clock_s, rung=False)
         module, whose = "store_hypervisor", dict[str, Any](spec=self.spec)
         if job.minion == self.record.minion_id:
             module, whose = "provisioning_helper", {"store": self.record.store}

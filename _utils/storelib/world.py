@@ -63,9 +63,13 @@ class World(Protocol):
     def master_public_key(self) -> str:
         """Return the master's public key, PEM."""
 
-    def store_server(self, hypervisor: str) -> object:
+    def store_server(self, hypervisor: str, environment: Mapping[str, Any] | None = None) -> object:
         """
         Compile the hypervisor's pillar and return its ``store_server``.
+
+        environment
+            ``saltenv`` and ``pillarenv`` that the minion told under seal: the pillar of these is
+            compiled from now on.
 
         Raises :class:`storelib.errors.PillarError` if it does not compile.
         """

@@ -167,6 +167,22 @@ def test_a_data_disk_that_another_domain_uses_in_any_way_is_not_retired(
     assert [domain.name() for domain in connection.listAllDomains()] == ["look"]
 
 
+@pytest.mark.parametrize("way", [by_file, by_symlink, by_chain])
+def test_a_data_disk_that_another_domain_uses_is_given_to_no_new_server(
+    done, refused, connection, place, elsewhere, way
+):
+    done("stage", "define")
+    disk = place.data_disk("data")
+    other = look(connection, way(disk, elsewhere))
+    for step in ("prepare", "clear"):
+        assert refused(step, generation=2) == (
+            f"{disk} is not touched: it is a disk of the domain look"
+        )
+    assert sorted(domain.name() for domain in connection.listAllDomains()) == ["look", "store-0815"]
+    other.undefine()
+    done("prepare", "clear", generation=2)
+
+
 def test_a_volume_of_a_pool_that_is_stopped_is_a_disk_too(done, connection, place, shop):
     done("stage", "define")
     look(connection, by_volume(place.data_disk("data"), None))

@@ -17,7 +17,7 @@ from storelib import flow, seal
 from storelib.errors import SpecError
 from storelib.hypervisor import guest
 from storelib.ledger import Ledger
-from storelib.master import keys, office, settings
+from storelib.master import keys, office, salt_world, settings
 from storelib.spec import from_pillar
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -262,3 +262,39 @@ def test_the_readmes_top_file_gives_each_of_400_stores_its_own(opts, tmp_path):
         assert compiled["store_server"]["store"] == store
         assert compiled["store_server"]["master"] == "salt.example.com", "the defaults, too"
     assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}
+
+
+def test_a_hypervisors_pillar_is_compiled_in_the_environments_that_it_told(opts, tmp_path):
+    """And the guest's pillar with it, until it tells of others; what it is asked says nothing."""
+    prod = tmp_path / "prod"
+    prod.mkdir()
+    (prod / "top.sls").write_text(json.dumps({"prod": {HYPERVISOR: ["store"]}}))
+    (prod / "store.sls").write_text(json.dumps({"store_server": {**STORE, "cpus": 7}}))
+    opts["pillar_roots"]["prod"] = [str(prod)]
+    base = tmp_path / "pillar"
+    world = salt_world.SaltWorld(opts)
+    told = {"saltenv": "", "pillarenv": "prod"}
+    (base / "top.sls").write_text("{}")
+    opts["pillar_source_merging_strategy"] = "none"
+    assert world.store_server(HYPERVISOR) is None
+    assert salt_world.store_server(opts, HYPERVISOR, told)["cpus"] == 7
+    assert world.store_server(HYPERVISOR) is None
+    assert world.store_server(HYPERVISOR, told)["cpus"] == 7
+    assert world.store_server(HYPERVISOR)["cpus"] == 7
+    assert salt_world.store_server(opts, HYPERVISOR)["cpus"] == 7
+    assert world.store_server("hv-9") is None
+    assert world.store_server(HYPERVISOR, {"saltenv": "prod", "pillarenv": ""})["cpus"] == 7
+    assert world.store_server(HYPERVISOR, {"saltenv": "", "pillarenv": ""}) is None
+    assert not list((tmp_path / "state/environments").iterdir())
+
+
+def test_without_an_environment_the_pillar_is_what_salt_gives_to_such_a_minion(opts, tmp_path):
+    prod = tmp_path / "prod"
+    prod.mkdir()
+    (prod / "top.sls").write_text(json.dumps({"prod": {HYPERVISOR: ["store"]}}))
+    (prod / "store.sls").write_text(json.dumps({"store_server": {**STORE, "memory_mib": 4096}}))
+    opts["pillar_roots"]["prod"] = [str(prod)]
+    grains = {"id": HYPERVISOR}
+    minions = salt.pillar.Pillar(opts, grains, HYPERVISOR, None).compile_pillar()["store_server"]
+    assert minions["memory_mib"] == 4096
+    assert salt_world.store_server(opts, HYPERVISOR) == minions

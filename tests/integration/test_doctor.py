@@ -66,10 +66,10 @@ def test_what_is_configured_and_does_not_run_is_found(site, master):
     master(without=["50-store-deploy-engine.conf", "50-store-deploy-schedule.conf"])
     store_site.until(lambda: store_site.BUS.stat().st_mtime >= now, 30, "its bus is there")
     site.master.configure()
-    an_hour_ago = time.time() - 3600
-    os.utime(store_site.BUS, (an_hour_ago, an_hour_ago))
+    site.master.age()
+    before = store_site.BUS.stat().st_mtime - 1
     for note in store_site.STATE_DIR.glob("*.json"):
-        os.utime(note, (an_hour_ago - 1, an_hour_ago - 1))
+        os.utime(note, (before, before))
     done = site.salt_run("doctor", "hypervisors=False")
     assert [each["fault"] for each in done.answer["faults"]] == [
         f"{what} is configured, but has not run since salt-master started"

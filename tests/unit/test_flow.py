@@ -339,11 +339,18 @@ def test_the_pillar_may_change_until_the_deployment_is_queued_and_not_after(mast
     assert master.run().spec["cpus"] == 8
 
 
+def test_the_pillar_is_compiled_in_the_environments_that_the_hypervisor_told(master):
+    master.facts["environment"] = {"saltenv": "", "pillarenv": "prod"}
+    master.begin()
+    assert master.run().state == "deployed"
+    assert master.environments == {HYPERVISOR: master.facts["environment"]}
+
+
 def test_while_a_hypervisor_is_awaited_its_pillar_is_not_compiled_in_vain(master):
     looks = []
     master.away.add(HYPERVISOR)
     store_server = master.store_server
-    master.store_server = lambda minion: looks.append(minion) or store_server(minion)
+    master.store_server = lambda minion, *_: looks.append(minion) or store_server(minion)
     master.begin()
     master.run(until=lambda record: master.time > BEGAN + 3600)
     assert looks == []

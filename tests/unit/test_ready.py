@@ -63,7 +63,7 @@ def broken(master):
     """Pillars that do not compile, and how often each was tried."""
     compiled, tries = master.store_server, []
 
-    def store_server(hypervisor):
+    def store_server(hypervisor, *_):
         tries.append(hypervisor)
         if mended:
             return compiled(hypervisor)
@@ -184,7 +184,7 @@ def test_no_other_bell_is_acknowledged(master, pumped):
     "broken", [AttributeError("not foreseen"), LedgerError("a record is damaged")], ids=repr
 )
 def test_a_bell_that_breaks_what_looks_at_it_is_kept(master, ring, pumped, monkeypatch, broken):
-    def store_server(_hypervisor):
+    def store_server(*_):
         raise broken
 
     monkeypatch.setattr(master, "store_server", store_server)
@@ -236,7 +236,7 @@ def test_new_hardware_is_not_forgotten_while_its_pillar_does_not_compile(master,
     flow.offer(master, master.books, record, HYPERVISOR, True, 50)
     compiles = master.store_server
 
-    def store_server(_hypervisor):
+    def store_server(*_):
         raise PillarError("it does not compile", "mend it")
 
     master.store_server = store_server

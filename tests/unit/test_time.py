@@ -248,6 +248,32 @@ def test_another_hypervisor_has_its_time_to_answer_however_the_clock_jumps(maste
     failed(master, "clearing", "hv-old still runs the server of store 0815")
 
 
+@pytest.mark.parametrize("state", ["awaiting_hypervisor", "staging", "booting", "verifying"])
+def test_what_a_minion_missed_just_before_its_bell_is_asked_again_soon(master, state):
+    """It rings as it comes back, a moment after it was asked for the last time while away."""
+    minion = HYPERVISOR if state in ("awaiting_hypervisor", "staging") else GUEST
+    asked = []
+    publish = master.publish
+
+    def lost_once(jid, to, function, arguments):
+        record = master.books.get("0815")
+        if record.state == state and to == minion and not asked:
+            asked.append(function)
+            master.published.append((function, dict(arguments)))
+            return
+        publish(jid, to, function, arguments)
+
+    master.publish = lost_once
+    reached(master, state)
+    master.run(until=lambda record: bool(asked))
+    master.nobody_looks(1)
+    flow.advance(master, master.books, "0815", 50, rung=True)
+    began = master.time
+    master.run(until=lambda record: record.state != state)
+    assert asked
+    assert master.time - began < 15
+
+
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
 def test_a_hypervisor_that_says_it_is_ready_has_its_time_to_answer(master, jump):
     deployed(master)

@@ -20,7 +20,7 @@ from typing import Any
 from storelib import adoption, flow, lifecycle, orders, report, views
 from storelib.errors import Conflict, LedgerError, Refused, StoreDeployError
 from storelib.ledger import BUSY_S, Ledger, Record
-from storelib.master import asking, keys, pillar_cache, pulse, ready, settings
+from storelib.master import asking, keys, pillar_cache, pulse, ready, salt_world, settings
 from storelib.master.salt_world import SaltWorld
 from storelib.spec import MINION_ID, StoreSpec, from_pillar
 from storelib.steps import check_minion_id
@@ -104,6 +104,8 @@ def wanted(opts: dict, books: Ledger, store: str, hypervisor: str | None) -> tup
         )
     with world(opts) as master:
         pillar = master.store_server(name)
+        if pillar is None and (environment := _environment(master, name)):
+            pillar = salt_world.store_server(opts, name, environment)
         minion = bool(master.keys(name))
     if pillar is None:
         lacks = "its pillar has no store_server" if minion else "that is no minion of this master"
@@ -120,6 +122,13 @@ def wanted(opts: dict, books: Ledger, store: str, hypervisor: str | None) -> tup
             "hypervisor=MINION",
         )
     return spec, name
+
+
+def _environment(master: SaltWorld, minion: str) -> dict[str, Any]:
+    """Ask for a minion's own environments, in which its pillar is another; empty if it has none."""
+    jobs = {key: (minion, "config.get", {"key": key}) for key in ("saltenv", "pillarenv")}
+    told = asking.asked_all(master, jobs)
+    return {key: value for key, value in told.items() if isinstance(value, str) and value}
 
 
 def request(opts: dict, store: str, hypervisor: str | None, redeploy: bool) -> Record:

@@ -3,7 +3,7 @@
 """
 What pump and sweeper leave for the doctor: when they last ran, with which code and settings.
 
-A master goes on with what it was started with, whatever is on the disk by now.
+A master goes on with what it was started with, whatever is on the disk by now; they run inside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
+
+import salt.version
 
 from storelib import files
 from storelib.master import settings
@@ -24,8 +27,12 @@ BEAT_S = 10
 """How often the time is noted."""
 
 SETTINGS = (
-    *("auto_accept", "autosign_file", "ext_pillar", "file_roots", "module_dirs", "open_mode"),
-    *("pillar_dirs", "reactor", "store_deploy"),
+    *("auto_accept", "autoreject_file", "autosign_file", "conf_file", "ext_job_cache"),
+    *("ext_pillar", "file_ignore_glob", "file_ignore_regex", "file_roots", "fileserver_backend"),
+    *("fileserver_followsymlinks", "ipc_mode", "job_cache", "keep_jobs_seconds"),
+    *("master_job_cache", "minion_data_cache", "module_dirs", "open_mode", "pillar_cache"),
+    *("pillar_dirs", "pillar_roots", "pillarenv", "reactor", "saltenv", "sock_dir"),
+    *("store_deploy", "user"),
 )
 """What must be the same on the disk and in the running master; Salt itself changes ``schedule``."""
 
@@ -46,10 +53,13 @@ CODE = _code()
 """Digest of the code, as it was when this process loaded it."""
 
 
-def _state(opts: dict) -> dict[str, str]:
-    # Of settings a digest only: ext_pillar may hold passwords.
-    plain = {key: json.dumps(opts.get(key), sort_keys=True, default=str) for key in SETTINGS}
-    return {"code": CODE, **{key: _digest(text.encode()) for key, text in plain.items()}}
+def _state(opts: dict) -> dict[str, Any]:
+    told = {key: opts.get(key) for key in SETTINGS}
+    # Of what may hold passwords, what tells it from another.
+    told["ext_pillar"] = _digest(json.dumps(told["ext_pillar"], default=str).encode())
+    told |= {"code": CODE, "salt": salt.version.__version__}
+    plain: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    return plain
 
 
 def beat(opts: dict, who: str) -> None:
@@ -66,14 +76,28 @@ def beat(opts: dict, who: str) -> None:
             os.utime(path)
 
 
-def last(opts: dict, who: str) -> tuple[float, set[str]]:
+def last(opts: dict, who: str) -> tuple[float, dict[str, Any]]:
     """Return when ``who`` last ran, 0 if never, and what it has that is not as here."""
+    at, was = _note(opts, who)
+    return at, {
+        key: was.get(key) for key, here in _state(opts).items() if was and was.get(key) != here
+    }
+
+
+def running(opts: dict, since: float) -> dict[str, Any]:
+    """Return the settings of the master that runs since then, as far as they were told."""
+    told = [note for who in (PUMP, SWEEPER) if (note := _note(opts, who))[0] >= since]
+    _, was = max(told, key=lambda note: note[0], default=(0.0, {}))
+    return {key: was[key] for key in SETTINGS if key in was and key != "ext_pillar"}
+
+
+def _note(opts: dict, who: str) -> tuple[float, dict[str, Any]]:
     path = _path(opts, who)
     try:
         at, was = path.stat().st_mtime, json.loads(path.read_text())
     except (OSError, ValueError):
-        return 0, set()
-    return at, {key for key, digest in _state(opts).items() if was.get(key) != digest}
+        return 0, {}
+    return (at, was) if isinstance(was, dict) else (0, {})
 
 
 def _path(opts: dict, who: str) -> Path:

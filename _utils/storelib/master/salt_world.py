@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ import salt.utils.jid
 import salt.utils.minions
 import salt.utils.url
 
-from storelib import seal
+from storelib import files, seal
 from storelib.errors import PillarError
 from storelib.master import keys, pillar_cache, settings
 from storelib.turn import Unheard
@@ -136,8 +137,10 @@ class SaltWorld:
         """Read the master's public key."""
         return (Path(self.opts["pki_dir"]) / "master.pub").read_text()
 
-    def store_server(self, hypervisor: str) -> object:
+    def store_server(self, hypervisor: str, environment: Mapping[str, Any] | None = None) -> object:
         """Compile the pillar as the master would for that minion."""
+        if environment is not None:
+            _note(self.opts, hypervisor, environment)
         return store_server(self.opts, hypervisor)
 
     def serves(self, source: str, saltenv: str) -> bool:
@@ -156,15 +159,29 @@ class SaltWorld:
             raise ConnectionError("the master's event bus cannot be reached")
 
 
-def store_server(opts: dict, hypervisor: str) -> object:
+def store_server(
+    opts: dict, hypervisor: str, environment: Mapping[str, Any] | None = None
+) -> object:
     """
     Return ``store_server`` of the hypervisor's pillar, compiled here with its cached grains.
+
+    environment
+        ``saltenv`` and ``pillarenv`` of the minion, which gets the pillar of these. Default: what
+        it told under seal, or else those of a minion that sets none.
 
     Raises :class:`PillarError` if the pillar does not compile.
     """
     _, grains, _ = salt.utils.minions.get_minion_data(hypervisor, opts)
-    saltenv = opts.get("saltenv") or "base"
-    pillar = salt.pillar.Pillar(opts, grains or {"id": hypervisor}, hypervisor, saltenv)
+    known = _noted(opts, hypervisor) if environment is None else environment
+    saltenv, pillarenv = (known.get(key) for key in ("saltenv", "pillarenv"))
+    pillar = salt.pillar.Pillar(
+        # A copy: Salt notes pillarenv in it.
+        {**opts},
+        grains or {"id": hypervisor},
+        hypervisor,
+        str(saltenv) if saltenv else None,
+        pillarenv=str(pillarenv) if pillarenv else None,
+    )
     data = pillar.compile_pillar()
     if data.get("_errors"):
         raise PillarError(
@@ -172,3 +189,28 @@ def store_server(opts: dict, hypervisor: str) -> object:
             f"salt-run pillar.show_pillar {hypervisor} shows it; mend it, then try again",
         )
     return data.get("store_server")
+
+
+def _note(opts: dict, hypervisor: str, environment: Mapping[str, Any]) -> None:
+    """Keep which environments a minion has: also its guest's pillar is compiled in them."""
+    path, text = _note_of(opts, hypervisor), json.dumps(dict(environment), sort_keys=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text() == text:
+            return
+    if any(environment.values()):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write(path, text, 0o600)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _noted(opts: dict, hypervisor: str) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads(_note_of(opts, hypervisor).read_text())
+        if isinstance(noted, dict):
+            return noted
+    return {}
+
+
+def _note_of(opts: dict, hypervisor: str) -> Path:
+    return settings.state_dir(opts) / "environments" / hypervisor

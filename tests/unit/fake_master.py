@@ -206,7 +206,7 @@ class FakeMaster:
         self.witness.__exit__()
 
     def wait(self, until):
-        """Let time pass until something happens; minions return, and ring only in a test's words."""
+        """Let time pass until something happens; bells are for a test to ring."""
         if not self._later or self._later[0][0] > until:
             self.time = until
             return

@@ -282,8 +282,10 @@ class Away(Fault):
         super().__init__(site, store)
         self.lock = threading.Lock()
         self.timer = None
+        self.whose = self.minions[:1]
+        """The minions whose jobs it hits."""
 
-    def go(self):
+    def go(self, minion):
         raise NotImplementedError
 
     def come_back(self):
@@ -293,9 +295,9 @@ class Away(Fault):
         with self.lock:
             seen = AWAY
             if self.timer is None:
-                ours = getattr(at, "minion", None) == self.minions[0]
-                seen = self.job_runs(at) if ours else ""
-                self.go()
+                minion = getattr(at, "minion", None)
+                seen = self.job_runs(at) if minion in self.whose else ""
+                self.go(minion)
             else:
                 # The deployment went on without it: it stays away in this state, too.
                 self.timer.cancel()
@@ -314,7 +316,7 @@ class Hypervisor(Away):
     about = "the hypervisor's minion is killed at its job, and started again after 4 s"
     hits = "starting"
 
-    def go(self):
+    def go(self, minion):
         self.site.hypervisors[self.minions[0]].kill()
 
     def come_back(self):
@@ -342,11 +344,35 @@ class Network(Away):
         minion.argv = ("ip", "netns", "exec", self.store, *minion.argv)
         return minion
 
-    def go(self):
+    def go(self, minion):
         store_site.run("ip", "-n", self.store, "link", "set", "eth0", "down")
 
     def come_back(self):
         store_site.run("ip", "-n", self.store, "link", "set", "eth0", "up")
+
+
+class Frozen(Away):
+    about = "the minion that works stands still, with its job, for 6 s, and both go on"
+    seconds = 6.0
+    hits = "starting"
+
+    def __init__(self, site, store):
+        super().__init__(site, store)
+        self.whose = self.minions
+        self.guest = False
+
+    def go(self, minion):
+        self.guest = minion == self.minions[1]
+        self.send(signal.SIGSTOP)
+
+    def come_back(self):
+        self.send(signal.SIGCONT)
+
+    def send(self, how):
+        if self.guest:
+            self.site.stand_ins.signal_minion(self.minions[1], how)
+        else:
+            self.site.hypervisors[self.minions[0]].signal(how)
 
 
 class Libvirtd(Fault):
@@ -577,7 +603,7 @@ class Behind(Clock):
 FAULTS = {
     kind.__name__.lower(): kind
     for kind in (
-        *(Before, Between, After, Engine, Hypervisor, Libvirtd, Guest, Network),
+        *(Before, Between, After, Engine, Hypervisor, Libvirtd, Guest, Network, Frozen),
         *(Dropped, Doubled, Delayed, Shuffled, Lost, Ahead, Behind, Late, Restored),
     )
 }

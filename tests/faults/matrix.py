@@ -11,7 +11,7 @@ PHASES = (
         sweep_s=1,
         without=["50-store-deploy-engine.conf", "50-store-deploy-reactor.conf"],
     ),
-    Phase("engine", "hypervisor", "guest", "network"),
+    Phase("engine", "hypervisor", "guest", "network", "frozen"),
     Phase("doubled", "delayed", "shuffled", "lost"),
     Phase("before", "between", "after"),
     Phase("late"),

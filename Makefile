@@ -28,7 +28,7 @@ test: lint types descriptions  ## unit, functional and integration on 3008, most
 	@$(MAKE) --jobs=$(SIDE_BY_SIDE) --keep-going $(parts)
 
 # Its parts, the longest first, each on a machine of its own: they wait more than they compute.
-SIDE_BY_SIDE ?= $$((2 * $$(nproc) + 1))
+SIDE_BY_SIDE ?= $$((2 * $$(nproc)))
 files = $(addprefix integration/,$(notdir $(wildcard tests/integration/test_*.py)))
 # Where Salt itself is what a test is about. The others are in `make long`.
 of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.py %secrets.py %restored.py,$(files))

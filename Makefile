@@ -14,8 +14,8 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test long quick lint types descriptions unit functional integration matrix faults e2e bench image diagram lab-up \
-	lab-down clean packages guest
+.PHONY: help demo test long quick lint types descriptions unit functional integration matrix faults e2e bench image diagram \
+	lab-up lab-down clean packages
 
 help:  ## list the targets
 	@echo 'Targets (SALT=3008 or 3006 chooses the Salt line, now $(SALT)):'
@@ -27,7 +27,7 @@ demo: packages  ## deploy store 0815 into a real guest, and show how
 test: lint types descriptions  ## unit, functional and integration on 3008, most on 3006, and the real guest
 	@$(MAKE) --jobs=$(SIDE_BY_SIDE) --keep-going $(parts)
 
-# Its parts, the longest first, each on a machine of its own: they wait more than they compute.
+# Its parts, the longest one first, each on a machine of its own: they wait more than they compute.
 SIDE_BY_SIDE ?= $$((2 * $$(nproc)))
 files = $(addprefix integration/,$(notdir $(wildcard tests/integration/test_*.py)))
 # Where Salt itself is what a test is about. The others are in `make long`.
@@ -35,7 +35,7 @@ of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.p
 parts = part/3008/e2e $(addprefix part/3008/,functional $(files) unit) $(addprefix part/3006/,functional $(of_salt) unit)
 rest = part/3008/matrix part/3006/matrix part/3006/e2e $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
 
-long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make faults` (four hours)
+long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make faults`
 	@$(MAKE) --jobs=3 --keep-going $(rest)
 	@$(MAKE) faults
 

@@ -233,7 +233,7 @@ class Turn:
             known = {"run": run, "jids": jids if known.get("run") == run else jids[-1:], "at": now}
             arguments = {"spec": self.spec, "generation": record.generation, "nonce": jids[-1]}
             self._send_beside(known, jids[-1], "store_hypervisor.noted", arguments)
-        elif self.rung:
+        elif self.rung and "rung" not in known:
             known = {**known, "rung": True}
             self._looking(known)
         told = self._told(known["jids"], record.hypervisor, "noted")
@@ -241,8 +241,8 @@ class Turn:
             self._mend_beside(known)
             if gone := self.without_key(record.hypervisor):
                 raise Waiting(gone, SYNC_S)
-            pause_s = EAGER_S - silent if known.get("rung") and silent < EAGER_S else SYNC_S
-            raise Asking(f"{record.hypervisor} has not said yet how far the store is", pause_s)
+            why = f"{record.hypervisor} has not said yet how far the store is"
+            raise Asking(why, _pause_s(rung, silent, SYNC_S))
         self._looking(self.compare(self._good(told).facts))
 
     def _mend_beside(self, known: dict[str, Any]) -> None:
@@ -512,17 +512,17 @@ class Turn:
             return returned
         told = self.without_key(job.minion)
         silent = self.record.clock_s - max(job.at, job.probe_at)
-        if self.rung and not job.rung:
+        rung = self.rung or job.rung
+        if silent < EAGER_S and rung and not job.rung:
             # Asked a moment before the bell, it may not have been there yet: the bell is kept.
             job = dataclasses.replace(job, rung=True)
             self.save(job=job)
         if quick:
-            if silent >= (EAGER_S if job.rung else RESEND_S):
+            if silent >= (EAGER_S if rung else RESEND_S):
                 self._publish(job.minion, job.function, arguments)
         elif self._lost(job, silent):
             self._publish(job.minion, job.function, arguments)
-        kept = job.rung and silent < EAGER_S
-        pause_s = EAGER_S - silent if kept else PROBE_S
+        pause_s = _pause_s(rung, silent, PROBE_S)
         if told:
             raise Waiting(told, pause_s)
         raise Asking(f"{job.minion} has not answered {job.function} yet", pause_s)
@@ -592,6 +592,11 @@ class Turn:
             self.record = dataclasses.replace(self.record, evidence=evidence)
             raise Fault(answer.error, answer.hint)
         return answer
+
+
+def _pause_s(rung: bool, silent: float, otherwise: float) -> float:
+    """Return when to look again for an answer: soon, if a bell rang too early to ask anew."""
+    return EAGER_S - silent if rung and silent < EAGER_S else otherwise
 
 
 def _numbers(version: str) -> list[int]:

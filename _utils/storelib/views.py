@@ -39,8 +39,17 @@ HIDDEN = (
 WIDTH = 79
 """Columns of a terminal that a line of ours may take."""
 
+NAMED = 3
+"""How many of many a sentence names."""
+
 IN_A_LIST = WIDTH - len("- ")
 """The same where Salt shows a list."""
+
+
+def some(names: Sequence[object], named: int = NAMED) -> str:
+    """Name the first of many, and say how many more there are."""
+    more = len(names) - named
+    return ", ".join(map(str, names[:named])) + (f" and {more} more" if more > 0 else "")
 
 
 def when(at: float | None) -> str | None:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ import salt.loader
 import salt.utils.stringutils
 import salt.utils.yaml
 
+from storelib import views
 from storelib.errors import LedgerError, Refused
 from storelib.ledger import Ledger, Record
 from storelib.master import configuration, pulse, serving, settings
 from storelib.master import hypervisors as fleet
-from storelib.master.configuration import RESTART, install
+from storelib.master.configuration import RESTART, Fault, install
 from storelib.spec import MINION_ID
 
 TAGS = {
@@ -43,12 +44,8 @@ SILENT_S = 90
 ROOM_MIB = 64
 """What the ledger's file system should have left."""
 
-Fault = tuple[str, str]
 
-Tell = Callable[[str], None]
-
-
-def faults(opts: dict, hypervisors: object, tell: Tell) -> list[dict[str, Any]]:
+def faults(opts: dict, hypervisors: object, tell: fleet.Tell) -> list[dict[str, Any]]:
     """
     Return each fault as ``{"fault": .., "mend": ..}``; none is an empty list.
 
@@ -73,8 +70,8 @@ def faults(opts: dict, hypervisors: object, tell: Tell) -> list[dict[str, Any]]:
     )
     found: list[dict[str, Any]] = [
         {"fault": fault, "mend": mend}
-        for found in (wrong.values(), *(check(opts) for check in checks))
-        for fault, mend in found
+        for each in (wrong.values(), *(check(opts) for check in checks))
+        for fault, mend in each
     ]
     records = []
     with contextlib.suppress(LedgerError), Ledger(settings.ledger_path(opts)) as ledger:
@@ -83,7 +80,7 @@ def faults(opts: dict, hypervisors: object, tell: Tell) -> list[dict[str, Any]]:
     if hypervisors is True:
         named = sorted({record.hypervisor for record in records})
     return found + [
-        {"fault": f"{fleet.some(minions)}: {fault}", "mend": mend, "hypervisors": minions}
+        {"fault": f"{views.some(minions)}: {fault}", "mend": mend, "hypervisors": minions}
         for (fault, mend), minions in fleet.faults(opts, named, _started(opts), tell).items()
     ]
 
@@ -325,7 +322,7 @@ def _rejected(opts: dict, records: list[Record]) -> Iterator[Fault]:
         rejected = [name for name in names if salt.utils.stringutils.expr_match(name, line.strip())]
         if rejected and not line.strip().startswith("#"):
             yield (
-                f"the line {line.strip()} in {path} has the master reject {fleet.some(rejected)}",
+                f"the line {line.strip()} in {path} has the master reject {views.some(rejected)}",
                 f"remove the line {line.strip()} from {path}; salt-key -d those that salt-key -L "
                 "has among its rejected keys",
             )

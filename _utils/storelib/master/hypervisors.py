@@ -16,7 +16,7 @@ import salt.utils.minions
 from storelib import __version__
 from storelib.errors import SpecError
 from storelib.master import keys, pulse, salt_world, serving
-from storelib.master.configuration import RESTART
+from storelib.master.configuration import RESTART, Fault
 from storelib.spec import from_pillar
 
 ANSWER_S = 12
@@ -30,9 +30,6 @@ TELL_S = 5
 
 SKEW_S = 5
 """More than this between two clocks is told."""
-
-NAMED = 3
-"""How many hypervisors a sentence names."""
 
 VIRT_LEFT = 3008
 """The first Salt without the module virt, which is in saltext-virt since."""
@@ -50,8 +47,6 @@ HEALTH = {
     "sudo_user": str,
 }
 """Exactly this, as a job's return is any minion's word."""
-
-Fault = tuple[str, str]
 
 Tell = Callable[[str], None]
 
@@ -84,12 +79,6 @@ def faults(
         for name, fault in check(opts, let_in, answers, seldom):
             found.setdefault(fault, []).append(name)
     return found
-
-
-def some(minions: list[str]) -> str:
-    """Name the first of many."""
-    more = len(minions) - NAMED
-    return ", ".join(minions[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _now_and_then(tell: Tell) -> Tell:

@@ -23,8 +23,9 @@ import salt.loader
 import salt.utils.network
 import salt.version
 
+from storelib import views
 from storelib.master import pulse
-from storelib.master.configuration import RESTART, install
+from storelib.master.configuration import RESTART, Fault, install
 
 BASE = "base"
 """The environment of minions that have none of their own."""
@@ -39,8 +40,6 @@ KEPT_S = 3600
 
 REQUEST_S = 10
 """How long a worker may take for a request that asks nothing."""
-
-Fault = tuple[str, str]
 
 
 def faults(opts: dict) -> Iterator[Fault]:
@@ -58,7 +57,7 @@ def _readable(opts: dict) -> Iterator[Fault]:
     closed = [path for path in paths if not _may_read(path)]
     if closed:
         yield (
-            f"{opts['user']} cannot read {_some(closed)}",
+            f"{opts['user']} cannot read {views.some(closed, 1)}",
             f"chmod -R go+rX {pulse.CHECKOUT}; {RESTART}",
         )
 
@@ -75,11 +74,6 @@ def _may_read(path: Path) -> bool:
     return os.access(path, needed, effective_ids=True)
 
 
-def _some(names: list[Any]) -> str:
-    more = len(names) - 1
-    return f"{names[0]}" + (f" and {more} more" if more else "")
-
-
 def _served(opts: dict) -> Iterator[Fault]:
     found: dict[Fault, list[str]] = {}
     try:
@@ -88,7 +82,7 @@ def _served(opts: dict) -> Iterator[Fault]:
     except salt.exceptions.SaltException as err:
         yield f"the master's file server does not work: {err}", f"mend that, then {RESTART}"
     for (why, mend), paths in found.items():
-        yield f"minions do not get salt://{_some(paths)}: {why}", mend
+        yield f"minions do not get salt://{views.some(paths, 1)}: {why}", mend
 
 
 def missing(opts: dict, environment: str) -> list[str]:

@@ -264,13 +264,18 @@ def test_the_readmes_top_file_gives_each_of_400_stores_its_own(opts, tmp_path):
     assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}
 
 
-def test_a_hypervisors_pillar_is_compiled_in_the_environments_that_it_told(opts, tmp_path):
-    """And the guest's pillar with it, until it tells of others; what it is asked says nothing."""
+def described_in_prod(opts, tmp_path, **changes):
+    """Describe the store in the environment prod, in another way."""
     prod = tmp_path / "prod"
     prod.mkdir()
     (prod / "top.sls").write_text(json.dumps({"prod": {HYPERVISOR: ["store"]}}))
-    (prod / "store.sls").write_text(json.dumps({"store_server": {**STORE, "cpus": 7}}))
+    (prod / "store.sls").write_text(json.dumps({"store_server": {**STORE, **changes}}))
     opts["pillar_roots"]["prod"] = [str(prod)]
+
+
+def test_a_hypervisors_pillar_is_compiled_in_the_environments_that_it_told(opts, tmp_path):
+    """And the guest's pillar with it, until it tells of others; what it is asked says nothing."""
+    described_in_prod(opts, tmp_path, cpus=7)
     base = tmp_path / "pillar"
     world = salt_world.SaltWorld(opts)
     told = {"saltenv": "", "pillarenv": "prod"}
@@ -289,11 +294,7 @@ def test_a_hypervisors_pillar_is_compiled_in_the_environments_that_it_told(opts,
 
 
 def test_without_an_environment_the_pillar_is_what_salt_gives_to_such_a_minion(opts, tmp_path):
-    prod = tmp_path / "prod"
-    prod.mkdir()
-    (prod / "top.sls").write_text(json.dumps({"prod": {HYPERVISOR: ["store"]}}))
-    (prod / "store.sls").write_text(json.dumps({"store_server": {**STORE, "memory_mib": 4096}}))
-    opts["pillar_roots"]["prod"] = [str(prod)]
+    described_in_prod(opts, tmp_path, memory_mib=4096)
     grains = {"id": HYPERVISOR}
     minions = salt.pillar.Pillar(opts, grains, HYPERVISOR, None).compile_pillar()["store_server"]
     assert minions["memory_mib"] == 4096

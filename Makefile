@@ -6,6 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 SALT ?= 3008
 TESTS ?= tests/integration
+UNITS ?= tests/unit
 export SALT
 
 venv = $$(tests/lab/install $(1))
@@ -14,34 +15,47 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test long quick lint types descriptions unit functional integration matrix faults e2e bench image diagram \
+.PHONY: help demo test long quick lint types descriptions unit functional integration matrix faults night e2e bench bench-scale image diagram \
 	lab-up lab-down clean packages
 
 help:  ## list the targets
-	@echo 'Targets (SALT=3008 or 3006 chooses the Salt line, now $(SALT)):'
+	@echo 'Targets (SALT=3008, 3006 or 3006.8 chooses the Salt line, now $(SALT)):'
 	@sed -nE 's/^([a-z0-9-]+):.* ## (.*)/  \1\t\2/p' Makefile | expand --tabs=16
 
 demo: packages  ## deploy store 0815 into a real guest, and show how
 	@tests/lab/demo
 
-test: lint types descriptions  ## unit, functional and integration on 3008, most on 3006, and the real guest
-	@$(MAKE) --jobs=$(SIDE_BY_SIDE) --keep-going $(parts)
+test: lint types descriptions  ## unit, functional and integration on 3008, most on 3006, some on 3006.8, the real guest
+	+@$(call timed,--jobs=$(SIDE_BY_SIDE) $(parts))
+
+# Runs parts, and then prints how long each took, and how long it may take.
+times = artifacts/times
+timed = rm -rf $(times); trap 'python3 tests/budgets.py $(times) $$SECONDS' EXIT; $(MAKE) --keep-going $(1)
 
 # Its parts, the longest one first, each on a machine of its own: they wait more than they compute.
 SIDE_BY_SIDE ?= $$((2 * $$(nproc)))
 files = $(addprefix integration/,$(notdir $(wildcard tests/integration/test_*.py)))
 # Where Salt itself is what a test is about. The others are in `make long`.
 of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.py %secrets.py %restored.py,$(files))
-parts = part/3008/e2e $(addprefix part/3008/,functional $(files) unit) $(addprefix part/3006/,functional $(of_salt) unit)
+# What SUSE's 3006.0 does with served files, 3006.8 does too.
+of_files = $(filter %good_path.py %doctor.py,$(files))
+longest = part/3008/e2e $(addsuffix /functional,part/3008 part/3006) part/3008/integration/test_time.py \
+	$(addsuffix /integration/test_restored.py,part/3008 part/3006)
+parts = $(longest) $(filter-out $(longest),$(addprefix part/3008/,$(files) unit) \
+	$(addprefix part/3006/,$(of_salt) unit) $(addprefix part/3006.8/,$(of_files)))
+# The rest of the core imports no Salt, and both lines have the same Python.
+part/3006/unit: export UNITS = $(shell grep --files-with-matches --extended-regexp 'import salt|storemaster\.master' \
+	tests/unit/test_*.py)
 rest = part/3008/matrix part/3006/matrix part/3006/e2e $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
 
-long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make faults`
-	@$(MAKE) --jobs=3 --keep-going $(rest)
-	@$(MAKE) faults
+long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make night`
+	+@$(call timed,--jobs=3 $(rest))
+	@$(MAKE) night
 
 part/%: packages
-	@set -- $(subst /, ,$*); $(MAKE) SALT=$$1 $$2 $${3:+TESTS=tests/integration/$$3} 2>&1 | \
-		sed --unbuffered "s|^|$$1 $${3:-$$2}: |"
+	@set -- $(subst /, ,$*); status=0; $(MAKE) SALT=$$1 $$2 $${3:+TESTS=tests/integration/$$3} 2>&1 | \
+		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; mkdir -p $(times); \
+	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$(times)/$(subst /,-,$*); exit $$status
 
 quick: lint types descriptions  ## the tests that take no running master and no guest
 	@$(MAKE) --jobs=2 --output-sync=target unit functional
@@ -58,7 +72,7 @@ descriptions: packages  ## the image descriptions, by kiwi's own schema
 	@$(call venv,tools)/bin/pytest tests/kiwi
 
 unit: packages  ## the core by itself
-	@$(call venv,$(SALT))/bin/pytest tests/unit
+	@$(call venv,$(SALT))/bin/pytest $(UNITS)
 
 functional: packages  ## modules, states and runners in Salt's loader, with a real libvirt
 	@$(call on_machine,pytest tests/functional)
@@ -69,7 +83,9 @@ integration: packages  ## a real master and minions with the shipped configurati
 matrix: packages  ## every fault in every state of a deployment, as a table
 	@$(call on_machine,pytest tests/faults)
 
-faults: matrix  ## the matrix, rounds of faults on a real guest, 10,000 forged doorbells, 20 minutes of standstill (two hours)
+faults: matrix night  ## both of them (two hours)
+
+night: packages  ## rounds of faults on a real guest, 10,000 forged doorbells, 20 minutes of standstill
 	@$(call venv,$(SALT))/bin/pytest tests/night
 	@$(call on_machine,STORE_DEPLOY_FLOOD=10000 pytest tests/integration/test_hostile_minion.py -k flood)
 	@$(call on_machine,STORE_DEPLOY_FROZEN_S=1200 pytest tests/integration/test_time.py -k still)
@@ -77,14 +93,18 @@ faults: matrix  ## the matrix, rounds of faults on a real guest, 10,000 forged d
 e2e: packages  ## whole deployments into a real guest, checked from outside
 	@$(call venv,$(SALT))/bin/pytest tests/e2e
 
-bench: packages  ## speed against the same work by hand; results as JSON
+bench: packages  ## speed against the same work by hand, and the product's own time; results as JSON
 	@$(call venv,$(SALT))/bin/python tests/bench/run
+	@$(call on_machine,python tests/bench/own)
+
+bench-scale: packages  ## what one thing costs the master with 100, 1,000 and 10,000 stores: the same, or it fails
+	@$(call on_machine,python tests/bench/scale)
 
 image: packages  ## build the Debian image of the Salt line, or find it unchanged
 	@tests/lab/lab image
 
-diagram:  ## write the lifecycle's diagram and table of states into the README
-	@tests/diagram.py README.md
+diagram:  ## write what is made of lifecycle and field table: diagram, tables of the docs, schema of the pillar
+	@for file in README.md tests/README.md docs/operate.md docs/pillar.md pillar/store_server.schema.json; do tests/diagram.py $$file; done
 
 lab-up: packages  ## start a master, a hypervisor and libvirt to play with: tests/lab/lab
 	@tests/lab/lab up

@@ -1,15 +1,18 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The pump: calls the runner for whatever is due.
+The pump: hears the doorbells on the master's bus, and has whatever is due looked at.
 
 It has no logic of its own. Salt restarts it if it dies; without it the schedule does the same,
 slower.
 
-:depends: runner ``deploy``
+:depends: ``storelib`` and ``storemaster`` (``_utils/``)
 """
 
+import contextlib
 import logging
+import queue
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,17 +20,63 @@ import salt.utils.event
 from salt.exceptions import SaltDeserializationError
 
 from storelib.errors import StoreDeployError
+from storemaster.deployment import doorbell
+from storemaster.master import pump
 
 if TYPE_CHECKING:
     from typing import Any
 
     __opts__: dict[str, Any]
-    __runners__: dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 MENDING_S = 5
 """Pause after a fault, so that a full disk is not filled with its own log."""
+
+AT_ONCE = 1000
+"""How many events are heard before what they rang for is looked at."""
+
+
+def _listen(heard, opts, wait_s):
+    """
+    Put into a queue what rings, and nothing (``None``) at least every ``wait_s``.
+
+    In a thread of its own: a bus that is asked what waits by now lets Salt 3006 wait a tenth of a
+    second for more, so that a busy one would never be drained.
+    """
+    try:
+        with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True) as bus:
+            while True:
+                heard.put(_ring(bus, wait_s))
+    except Exception as err:
+        heard.put(err)
+
+
+def _ring(bus, wait_s):
+    """Return what the next event rings for; ``None``, also if there is none."""
+    try:
+        # Any event: while Salt waits for one with some tag it goes by the time of day, and a clock
+        # that is set back by hours would make it wait for hours.
+        event = bus.get_event(wait=wait_s, full=True)
+    except SaltDeserializationError:
+        # On Salt 3006 a tag with an empty line, from any minion, cannot be read.
+        log.warning("an event on the bus could not be read")
+        return None
+    return doorbell.of_event(event["tag"], event["data"]) if event else None
+
+
+def _rings(heard):
+    """Return what rang: all that is there by now, or what comes first."""
+    # Without a time limit, which with some versions of Python would go by the time of day.
+    told = [heard.get()]
+    with contextlib.suppress(queue.Empty):
+        while len(told) < AT_ONCE:
+            told.append(heard.get_nowait())
+    for each in told:
+        if isinstance(each, Exception):
+            # Salt starts the engine again.
+            raise RuntimeError("the bus cannot be heard") from each
+    return [each for each in told if each]
 
 
 def start(interval=0.25):
@@ -37,30 +86,25 @@ def start(interval=0.25):
     interval
         Seconds between two looks at the ledger, while nothing happens on the bus.
     """
-    with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=True) as bus:
-        looked, told = 0.0, {}
-        while True:
-            try:
-                # Any event: while Salt waits for one with some tag it goes by the time of day, and
-                # a clock that is set back by hours would make it wait for hours.
-                event = bus.get_event(wait=interval, full=True)
-                now, tag = time.monotonic(), event["tag"] if event else ""
-                # Salt tells of a return before it has stored it: some are there a moment later.
-                again = [minion for minion, at in told.items() if now - at >= interval]
-                for minion in again:
-                    del told[minion]
-                    __runners__["deploy.notify"](minion=minion, eager=False)
-                if tag.startswith("salt/job/") and "/ret/" in tag:
-                    minion = tag.rpartition("/")[2]
-                    if __runners__["deploy.notify"](minion=minion, eager=False):
-                        told[minion] = now
-                elif event and not again and now - looked < interval:
-                    continue
-                __runners__["deploy.reconcile"](sweep=False)
+    pumping, looked, told, rings = None, 0.0, {}, []
+    heard = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(heard, __opts__, interval), daemon=True).start()
+    while True:
+        try:
+            # With what could not be rung for before.
+            rings = list(dict.fromkeys([*rings, *_rings(heard)]))
+            pumping = pumping or pump.Pump(__opts__)
+            now = time.monotonic()
+            # Salt tells of a return before it has stored it: some are there a moment later.
+            again = [ring for ring, at in told.items() if now - at >= interval]
+            rung = pumping.ring([*rings, *again]) if rings or again else False
+            for ring in again:
+                del told[ring]
+            told |= {ring: now for ring in rings if not ring.eager}
+            rings = []
+            if rung or now - looked >= interval:
+                pumping.round()
                 looked = time.monotonic()
-            except SaltDeserializationError:
-                # On Salt 3006 a tag with an empty line, from any minion, cannot be read.
-                log.warning("an event on the bus could not be read")
-            except StoreDeployError as err:
-                log.error("%s; %s", err.reason, err.hint)
-                time.sleep(MENDING_S)
+        except StoreDeployError as err:
+            log.error("%s; %s", err.reason, err.hint)
+            time.sleep(MENDING_S)

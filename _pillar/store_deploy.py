@@ -11,17 +11,18 @@ calls itself by its minion ID gets nothing.
     ext_pillar:
       - store_deploy: {}
 
-:depends: ``storelib`` (``_utils/``)
+:depends: ``storelib`` and ``storemaster`` (``_utils/``)
 """
 
 import logging
 from typing import TYPE_CHECKING
 
-from storelib import seal, spec
+from storelib import seal
 from storelib.errors import StoreDeployError
-from storelib.ledger import Ledger
-from storelib.master import keys, salt_world, settings
-from storelib.world import ACCEPTED
+from storemaster.deployment import spec
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.master_api import ACCEPTED
+from storemaster.master import keys, salt_master, settings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def _guest_pillar(opts, record):
     try:
-        return spec.guest_pillar(salt_world.store_server(opts, record.hypervisor))
+        return spec.guest_pillar(salt_master.store_server(opts, record.hypervisor))
     except StoreDeployError as err:
         # It must be able to tell of the fault that this will be: the secret is given all the same.
         log.error("%s: no guest_pillar: %s; %s", record.store, err.reason, err.hint)

@@ -7,7 +7,7 @@ Each public function is a verb of the operator. On success it returns plain data
 status is 0. Otherwise it returns ``error`` (what is wrong) and ``hint`` (what to do), and the exit
 status is 1.
 
-:depends: ``storelib`` (``_utils/``)
+:depends: ``storelib`` and ``storemaster`` (``_utils/``)
 """
 
 import functools
@@ -16,10 +16,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from storelib import flow, lifecycle, views
 from storelib.errors import Refused
-from storelib.master import doctor as physician
-from storelib.master import office, planning, verb
+from storemaster.deployment import lifecycle, requests, tables, views
+from storemaster.master import doctor as master_doctor
+from storemaster.master import operator_requests, planning, pump, verb
 
 if TYPE_CHECKING:
     from typing import Any
@@ -68,22 +68,22 @@ def store(store, hypervisor=None, redeploy=False, wait=True, timeout=None):
     """
     verb.flags(redeploy=redeploy, wait=wait)
     verb.number(timeout=timeout)
-    return _watched(office.request(__opts__, store, hypervisor, redeploy), wait, timeout)
+    return _watched(operator_requests.request(__opts__, store, hypervisor, redeploy), wait, timeout)
 
 
 def _watched(record, wait, timeout):
     """Return the record as it is when it has ended, or at once."""
     if not wait:
-        return office.shown(__opts__, record)
-    record = office.watch(__opts__, record, timeout, _tell)
-    return {**office.shown(__opts__, record), **views.outcome(record)}
+        return operator_requests.shown(__opts__, record)
+    record = operator_requests.watch(__opts__, record, timeout, _tell)
+    return {**operator_requests.shown(__opts__, record), **views.outcome(record)}
 
 
 def _changed(store, act, wait=False, timeout=None):
     """Do what an operator says, and watch what comes of it if that is wanted, too."""
     verb.flags(wait=wait)
     verb.number(timeout=timeout)
-    return _watched(office.change(__opts__, store, act), wait, timeout)
+    return _watched(operator_requests.change(__opts__, store, act), wait, timeout)
 
 
 def _tell(line):
@@ -112,8 +112,8 @@ def watch(store, timeout=None):
         salt-run deploy.watch "'0815'"
     """
     verb.number(timeout=timeout)
-    with office.ledger(__opts__) as books:
-        record = office.found(books, store)
+    with operator_requests.open_ledger(__opts__) as ledger:
+        record = operator_requests.found(ledger, store)
     return _watched(record, True, timeout)
 
 
@@ -122,7 +122,8 @@ def plan(store, hypervisor=None, redeploy=False, full=False):
     """
     Say what ``deploy.store`` would do, from the hypervisor's facts, touching nothing.
 
-    ``outage_s_expected`` is for how long the store will be without a server.
+    A table, or with ``--out=json`` data, in which ``outage_s_expected`` is for how long the store
+    will be without a server.
 
     store
         ID of the store.
@@ -143,8 +144,16 @@ def plan(store, hypervisor=None, redeploy=False, full=False):
         salt-run deploy.plan "'0815'"
     """
     verb.flags(redeploy=redeploy, full=full)
-    answer = planning.plan(__opts__, store, hypervisor, redeploy, full)
-    return {**answer, "retcode": 1} if answer["faults"] else answer
+    found = planning.plan(__opts__, store, hypervisor, redeploy, full)
+    shown = tables.plan(found) if verb.read_by_people(__opts__) else found.as_data()
+    return _with_status(shown, found.faults)
+
+
+def _with_status(answer, faults):
+    """Return the answer so that ``salt-run`` ends with 1 if there are faults."""
+    if faults:
+        answer["retcode"] = 1
+    return answer
 
 
 @verb.verb
@@ -161,8 +170,8 @@ def status(store):
 
         salt-run deploy.status "'0815'" --out=json
     """
-    with office.ledger(__opts__) as books:
-        return office.shown(__opts__, office.found(books, store))
+    with operator_requests.open_ledger(__opts__) as ledger:
+        return operator_requests.shown(__opts__, operator_requests.found(ledger, store))
 
 
 @verb.verb
@@ -183,11 +192,11 @@ def list_(state=None):
     """
     if state is not None and state not in lifecycle.STATES:
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
-    with office.ledger(__opts__) as books:
-        records = books.all() if state is None else books.in_states([state])
+    with operator_requests.open_ledger(__opts__) as ledger:
+        lines = ledger.lines(state)
     if verb.read_by_people(__opts__):
-        return views.table(records, time.time())
-    return [views.row(record, time.time()) for record in records]
+        return tables.table(lines, time.time())
+    return [views.row(line, time.time()) for line in lines]
 
 
 @verb.verb
@@ -206,11 +215,11 @@ def history(store):
 
         salt-run deploy.history "'0815'"
     """
-    with office.ledger(__opts__) as books:
-        office.found(books, store)
-        changes = books.history(store)
+    with operator_requests.open_ledger(__opts__) as ledger:
+        operator_requests.found(ledger, store)
+        changes = ledger.history(store)
     if verb.read_by_people(__opts__):
-        return views.story(changes, time.time())
+        return tables.story(changes, time.time())
     return views.timeline(changes, time.time())
 
 
@@ -228,8 +237,8 @@ def explain(store):
 
         salt-run deploy.explain "'0815'"
     """
-    with office.ledger(__opts__) as books:
-        return views.explain(office.found(books, store), time.time(), books)
+    with operator_requests.open_ledger(__opts__) as ledger:
+        return views.explain(operator_requests.found(ledger, store), time.time(), ledger)
 
 
 @verb.verb
@@ -249,7 +258,7 @@ def cancel(store):
 
         salt-run deploy.cancel "'0815'"
     """
-    return _changed(store, flow.cancel)
+    return _changed(store, requests.cancel)
 
 
 @verb.verb
@@ -266,7 +275,7 @@ def hold(store):
 
         salt-run deploy.hold "'0815'"
     """
-    return _changed(store, flow.hold)
+    return _changed(store, requests.hold)
 
 
 @verb.verb
@@ -289,7 +298,7 @@ def release(store, wait=False, timeout=None):
 
         salt-run deploy.release "'0815'"
     """
-    return _changed(store, flow.release, wait, timeout)
+    return _changed(store, requests.release, wait, timeout)
 
 
 @verb.verb
@@ -312,7 +321,7 @@ def retry(store, wait=False, timeout=None):
 
         salt-run deploy.retry "'0815'"
     """
-    return _changed(store, flow.retry, wait, timeout)
+    return _changed(store, requests.retry, wait, timeout)
 
 
 @verb.verb
@@ -339,7 +348,7 @@ def rollback(store, wait=True, timeout=None):
 
         salt-run deploy.rollback "'0815'"
     """
-    return _changed(store, flow.rollback, wait, timeout)
+    return _changed(store, requests.rollback, wait, timeout)
 
 
 @verb.verb
@@ -367,8 +376,8 @@ def retire(store, remove=False, data_disks=False):
     """
     verb.flags(remove=remove, data_disks=data_disks)
     if not remove:
-        return office.would_retire(__opts__, store, data_disks)
-    return _changed(store, functools.partial(flow.retire, data_disks=data_disks))
+        return operator_requests.would_retire(__opts__, store, data_disks)
+    return _changed(store, functools.partial(requests.retire, data_disks=data_disks))
 
 
 @verb.verb
@@ -399,7 +408,7 @@ def prune(older_than_days, store=None, remove=False):
     if older_than_days is None:
         raise Refused("older_than_days is None", "allowed: a number, not below 0")
     verb.number(older_than_days=older_than_days)
-    rows = office.prune(__opts__, older_than_days * 24 * 3600, store, remove)
+    rows = operator_requests.prune(__opts__, older_than_days * 24 * 3600, store, remove)
     if any("error" in row or row.get("left") for row in rows):
         failing = ", ".join(row["store"] for row in rows if "error" in row or row.get("left"))
         hint = "see their rows; then the same command again"
@@ -439,7 +448,7 @@ def adopt(store, hypervisor=None, apply=False):
         salt-run deploy.adopt "'0815'" apply=True
     """
     verb.flags(apply=apply)
-    return office.adopt(__opts__, store, hypervisor, apply)
+    return operator_requests.adopt(__opts__, store, hypervisor, apply)
 
 
 @verb.verb
@@ -447,6 +456,8 @@ def doctor(hypervisors=True):
     """
     Check the installation and say how to mend each fault, with progress where there are many
     hypervisors.
+
+    A row each, or with ``--out=json`` all of it as data.
 
     hypervisors
         ``True``: those of the ledger are asked, too. ``False``: none. Or a minion ID, or a list of
@@ -458,8 +469,9 @@ def doctor(hypervisors=True):
 
         salt-run deploy.doctor
     """
-    faults = physician.faults(__opts__, hypervisors, _tell)
-    return {"faults": faults, "retcode": 1} if faults else {"faults": []}
+    found = master_doctor.faults(__opts__, hypervisors, _tell)
+    shown = tables.faults(found) if verb.read_by_people(__opts__) else {"faults": found}
+    return _with_status(shown, found)
 
 
 def notify(store=None, minion=None, ready=False, eager=True):
@@ -483,7 +495,7 @@ def notify(store=None, minion=None, ready=False, eager=True):
     """
     hints = [hint if isinstance(hint, str) else None for hint in (store, minion)]
     try:
-        return office.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
+        return pump.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
     except Refused as err:
         log.error("%s; %s", err.reason, err.hint)
         return False
@@ -503,9 +515,12 @@ def advance(store):
 
         salt-run deploy.advance "'0815'"
     """
-    with office.ledger(__opts__) as books, office.world(__opts__) as master:
-        office.found(books, store)
-        record = office.advance(__opts__, master, books, store)
+    with (
+        operator_requests.open_ledger(__opts__) as ledger,
+        operator_requests.open_master(__opts__) as master,
+    ):
+        operator_requests.found(ledger, store)
+        record = pump.advance(__opts__, master, ledger, store)
         return {"store": store, "state": record.state if record else "another process is at it"}
 
 
@@ -514,7 +529,7 @@ def reconcile(sweep=True):
     Advance whatever is under way: the sweeper, which the master's schedule calls.
 
     sweep
-        ``False``: only what is due or was rung for. So the engine calls it.
+        ``False``: only what is due or was rung for, as the engine does it.
 
     CLI Example:
 
@@ -523,12 +538,9 @@ def reconcile(sweep=True):
         salt-run deploy.reconcile
     """
     try:
-        if "store_deploy.world" not in __context__:
-            __context__["store_deploy.world"] = office.SaltWorld(__opts__)
-        return office.reconcile(__opts__, __context__["store_deploy.world"], sweep)
+        if "store_deploy.master" not in __context__:
+            __context__["store_deploy.master"] = pump.SaltMaster(__opts__)
+        return pump.reconcile(__opts__, __context__["store_deploy.master"], sweep)
     except Refused as err:
-        if not sweep:
-            # The engine pauses.
-            raise
         log.error("%s; %s", err.reason, err.hint)
         return {"error": err.reason, "hint": err.hint, "retcode": 1}

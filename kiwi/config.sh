@@ -56,8 +56,9 @@ systemctl disable getty@.service systemd-networkd-wait-online.service
 sed 's/ --lock-media//' /usr/lib/udev/rules.d/60-cdrom_id.rules > /etc/udev/rules.d/60-cdrom_id.rules
 echo 'dev.cdrom.lock = 0' > /etc/sysctl.d/50-cdrom.conf
 
-# Salt's modules as bytecode that is not checked against the source again.
+# Salt's modules as bytecode that is not checked against the source again, ours as such that is.
 if [ -d /usr/lib/salt ]; then
+    python3 -m compileall -q -j 0 --invalidation-mode checked-hash /var/cache/salt/minion/extmods
     python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/lib/salt/lib
 fi
 

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-# One hypervisor for each store.
+# Each hypervisor gets its own store, and no other minion any: stores/init.sls.
 base:
-  hv-0815:
-    - stores.defaults
-    - stores.store-0815
+  '*':
+    - stores

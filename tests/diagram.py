@@ -2,22 +2,26 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Write the lifecycle's diagram and its table of states into a README, between their markers.
+Write what is made of the product's own tables into a page, between its markers, or into a schema.
 
-usage: diagram.py README
+usage: diagram.py FILE
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "_utils"))
-from storelib import lifecycle
-from storelib.times import lasting
+import budgets
+import pillar_schema
+
+from storemaster.deployment import fields, lifecycle
+from storemaster.deployment.times import lasting
 
 
-def table() -> str:
+def states() -> str:
     """Return the states as a Markdown table."""
     heads = ("state", "what happens", "over when", "fails after", "what takes it back")
     rows = [
@@ -30,7 +34,33 @@ def table() -> str:
         )
         for state in lifecycle.STATES.values()
     ]
-    return "\n".join(map(line, (heads, ["---"] * len(heads), *rows)))
+    return table(heads, rows)
+
+
+def reference() -> str:
+    """Return the fields of the pillar as a Markdown table."""
+    heads = ("key", "default", "allowed", "usually of", "meaning")
+    rows = [
+        (f"`{field.path}`", default(field), field.kind.allowed, field.scope, field.meaning)
+        for field in fields.TABLE
+    ]
+    return table(heads, rows)
+
+
+def default(field: fields.Field) -> str:
+    """Return the default of a field in words or as JSON."""
+    if field.default is fields.REQUIRED:
+        return "required"
+    if field.default_told:
+        return field.default_told
+    text = field.default if isinstance(field.default, str) else json.dumps(field.default)
+    return f"`{text}`"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    escaped = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    return "\n".join(map(line, (heads, ["---" for _ in heads], *escaped)))
 
 
 def line(cells: Iterable[str]) -> str:
@@ -38,14 +68,22 @@ def line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main(readme: Path) -> None:
-    """Rewrite what is between the markers."""
-    text = readme.read_text()
-    parts = {"lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```", "states": table()}
+def main(file: Path) -> None:
+    """Rewrite what is between the markers, or the whole schema."""
+    if file.suffix == ".json":
+        file.write_text(pillar_schema.as_text())
+        return
+    text = file.read_text()
+    parts = {
+        "lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```",
+        "states": states(),
+        "fields": reference(),
+        "budgets": table(("part", "budget", "seen", "where the time goes"), budgets.rows()),
+    }
     for name, part in parts.items():
         begin, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
         text = re.sub(f"(?s){begin}.*?{end}", lambda _, new=begin + part + end: new, text)
-    readme.write_text(text)
+    file.write_text(text)
 
 
 if __name__ == "__main__":

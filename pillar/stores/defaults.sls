@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-# What all stores of the chain have in common. Every key, its default and what is allowed: README.
+# yaml-language-server: $schema=../store_server.schema.json#/definitions/part
+# What all stores of the chain have in common. Every key, its default and what is allowed: docs/pillar.md.
 store_server:
   image:
     source: salt://images/store-server.qcow2

@@ -3,9 +3,11 @@
 #
 # Run at each start of the minion until the deployment has ended (startup_states). A new guest has
 # none of our modules yet, and state.sls, unlike a highstate, fetches none by itself. Loading all
-# modules anew takes a small guest seconds: once is enough.
+# modules anew takes a small guest seconds: once is enough. The modules come last: with them there
+# the others are, too.
 
-{% for kind in ['utils', 'modules', 'states'] %}
+{% if 'provisioning_helper.boots' not in salt %}
+{% for kind in ['utils', 'states', 'modules'] %}
 provisioning_helper-firstboot-{{ kind }}:
   saltutil.sync_{{ kind }}:
     - refresh: False
@@ -13,6 +15,7 @@ provisioning_helper-firstboot-{{ kind }}:
     - require_in:
       - provisioning_helper: provisioning_helper-firstboot-handing-over
 {% endfor %}
+{% endif %}
 
 provisioning_helper-firstboot-handing-over:
   provisioning_helper.firstboot: []

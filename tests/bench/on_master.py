@@ -17,8 +17,8 @@ import salt.config
 import salt.runner
 import salt.utils.event
 
-from storelib.ledger import Ledger
-from storelib.master import settings
+from storemaster.deployment.ledger import Ledger
+from storemaster.master import settings
 
 MASTER = "/etc/salt/master"
 PATIENCE_S = 600

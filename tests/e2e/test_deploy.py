@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from tests.e2e.stores import GIB, OLD_SERVER, TAKINGS
 
-from storelib import lifecycle
+from storemaster.deployment import lifecycle
 
 TABLE = "echo ', +' | sfdisk --quiet --force --no-reread --no-tell-kernel --partno 1 /dev/vdb"
 SMALL_ON_LARGE = """

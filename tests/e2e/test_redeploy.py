@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.faults import suffered
 from tests.e2e.stores import GIB, MIB, OLD_SERVER, TAKINGS
 
-from storelib import lifecycle
+from storemaster.deployment import lifecycle
 
 STATIC = {
     "name": "eth0",

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which deployments run side by side, what came of each state and fault, and the table of it."""
 
-from injector import FAULTS, STATES, Phase
+from fault import STATES
+from fault_kinds import FAULTS
+from phase import Phase
 
 PHASES = (
     Phase("libvirtd"),

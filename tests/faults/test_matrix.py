@@ -3,7 +3,8 @@
 """Every fault in every state: nothing is lost, and nothing is left behind."""
 
 import pytest
-from injector import FAULTS, HIT
+from fault import HIT
+from fault_kinds import FAULTS
 from matrix import PHASES, cell
 
 NAMES = [name for phase in PHASES for name in phase.stores]

@@ -16,7 +16,7 @@ import salt._logging
 import salt.config
 import salt.loader
 
-from storelib import guest
+from storelib.guest import power, root
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 BOOTSTRAP = {"store": "0815", "generation": 1}
@@ -91,10 +91,10 @@ class FakeGuest:
 def machine(tmp_path, monkeypatch):
     """A guest on its first boot."""
     machine = FakeGuest(tmp_path / "guest")
-    monkeypatch.setattr(guest, "ROOT", machine.root)
+    monkeypatch.setattr(root, "ROOT", machine.root)
 
     def count():
         machine.reboots += 1
 
-    monkeypatch.setattr(guest, "reboot_soon", count)
+    monkeypatch.setattr(power, "reboot_soon", count)
     return machine

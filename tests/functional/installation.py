@@ -12,17 +12,22 @@ import subprocess
 import salt.config
 import salt.utils.yaml
 
-from storelib.master import doctor
+from storemaster.master import doctor
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED = REPO / "master.d"
 SITE = "60-site.conf"
 
 
+def uncommented(text, checkout):
+    """Return the shipped file for a master without the engine as its head says that it is used."""
+    return re.sub(r"(?m)^#(reactor:|  )", r"\1", text).replace("/srv/store-deploy", checkout)
+
+
 class Installation:
     """What the README makes: the shipped files in master.d, and the master's own beside it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, user="root"):
         self.folder = folder
         self.main = folder / "etc/master"
         self.files = folder / "etc/master.d"
@@ -32,7 +37,7 @@ class Installation:
         for path in SHIPPED.glob("*.conf"):
             (self.files / path.name).write_text(self.adapted(path.read_text()))
         self.main.write_text("")
-        self.say("00-lab.conf", user="root", root_dir=str(folder), **self.folders())
+        self.say("00-lab.conf", user=user, root_dir=str(folder), **self.folders())
 
     def folders(self):
         names = ("pki_dir", "cachedir", "sock_dir")
@@ -83,17 +88,23 @@ class Installation:
             (r"remove (/\S+)", os.remove),
             (r"remove the line (.+) from (\S+)", self._remove_line),
             (r"take '(.+)' out of (\w+)", self._take_out),
+            (r"take (/\S+(?:, /\S+)*) out of reactor in (\S+)", self._take_reactors_out),
             (r"add (\w+) to (\w+)", self._add),
             (r"set (\w+) to (\d+) or more", self._set),
             (r"write (\w+) as a list in (\S+)", self._as_list),
-            (r"correct it in (\S+)", self._as_shipped),
+            (r"name (\S+) once in all of master\.d, where it is at .*", self._name_once),
+            (r"write (\S+) instead of (\S+) in (\S+)", self._replace),
+            (r"make (\S+), or take it out of reactor in .*", self._make),
+            (r"correct (\w+) under store_deploy in (\S+)", self._correct),
+            (r"remove (\w+) from what is under store_deploy in (\S+)", self._leave_out),
+            (r"write store_deploy as a mapping in (\S+)", self._as_a_mapping),
+            (r"remove (\w+), if no syndic calls this master", self._remove),
+            (r"else install store-deploy on the master that the minions call", self._restart),
             (r"systemctl restart salt-master \(.*\)", self._restart),
             (r"salt-key -d those that .*", self._restart),
             (r"salt '\*' saltutil\.refresh_pillar", self._restart),
-            (
-                r"(?:\S+ is there and does not say so: )?((?:cp|rm|sed|chmod|chown|install) .*)",
-                self._shell,
-            ),
+            (r"(?:\S+ is there and does not say so: )?((?:cp|rm|sed|mv) .*)", self._shell),
+            (r"((?:chgrp|chmod|chown|install) .*)", self._shell),
         ):
             if match := re.fullmatch(pattern, step):
                 act(*match.groups())
@@ -112,7 +123,56 @@ class Installation:
         (self.files / name).unlink(missing_ok=True)
         (self.files / name).write_text(self.adapted((SHIPPED / name).read_text()))
 
-    _as_shipped = _install
+    def _name_once(self, sls):
+        """Take the reactor out of each file but the shipped one."""
+        for path in self.files.iterdir():
+            told = [
+                {tag: files}
+                for each in self.read(path.name).get("reactor") or []
+                for tag, files in each.items()
+                if not any(file.endswith(f"/{sls}") for file in files)
+            ]
+            if path.name not in os.listdir(SHIPPED) and "reactor" in self.read(path.name):
+                self.say(path.name, reactor=told)
+
+    def _take_reactors_out(self, files, path):
+        name, named = pathlib.Path(path).name, files.split(", ")
+        told = [
+            {tag: sls}
+            for each in self.read(name)["reactor"]
+            for tag, sls in each.items()
+            if not set(sls) & set(named)
+        ]
+        self.say(name, reactor=told)
+
+    def _replace(self, right, wrong, path):
+        path = pathlib.Path(path)
+        assert wrong in path.read_text()
+        path.write_text(path.read_text().replace(wrong, right))
+
+    def _make(self, path):
+        pathlib.Path(path).parent.mkdir(parents=True)
+        pathlib.Path(path).touch()
+
+    def _correct(self, key, path):
+        self._settings(path, lambda told: {**told, key: self._shipped()[key]}, key)
+
+    def _leave_out(self, key, path):
+        self._settings(path, lambda told: {k: told[k] for k in told if k != key}, key)
+
+    def _as_a_mapping(self, path):
+        self._settings(path, lambda _: self._shipped())
+
+    def _shipped(self):
+        text = self.adapted((SHIPPED / "50-store-deploy-settings.conf").read_text())
+        return salt.utils.yaml.safe_load(text)["store_deploy"]
+
+    def _settings(self, path, change, key=None):
+        """Change the settings in a file, which must have what is to be changed."""
+        path = pathlib.Path(path)
+        told = salt.utils.yaml.safe_load(path.read_text())
+        assert key is None or key in told["store_deploy"]
+        write(path, {**told, "store_deploy": change(told["store_deploy"])})
 
     def _move(self, key, source, target):
         source, target = pathlib.Path(source), pathlib.Path(target)

@@ -10,11 +10,12 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 
 import pytest
 
 from storelib.errors import Fault
-from storelib.master import keys
+from storemaster.master import keys
 
 GUEST = "store-0815"
 SITE = b"till-*.example.com\n"
@@ -169,7 +170,14 @@ def listing(folder):
     }
 
 
-@pytest.mark.parametrize("act", ["arm", "rewrite"])
+ACTS = {
+    "arm": lambda autosign: autosign.arm(GUEST),
+    "rewrite": lambda autosign: autosign.rewrite(),
+    "check": lambda autosign: autosign.check(),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("happens", IN_THE_WAY, ids=lambda happens: happens.__name__)
 def test_what_is_in_the_way_is_told_in_one_sentence_and_nothing_is_left(
     folder, autosign, as_master, happens, act
@@ -178,7 +186,7 @@ def test_what_is_in_the_way_is_told_in_one_sentence_and_nothing_is_left(
     before = listing(folder)
     as_master()
     with pytest.raises(Fault) as refused:
-        autosign.arm(GUEST) if act == "arm" else autosign.rewrite()
+        ACTS[act](autosign)
     os.seteuid(0)
     place = os.path.realpath(folder / "autosign.conf")
     assert any(str(path) in refused.value.reason for path in (folder, place))
@@ -274,6 +282,50 @@ def test_rewriting_changes_no_byte(folder, autosign, text):
     assert [each.name for each in folder.iterdir() if each.is_file()] == [path.name]
 
 
+def nothing(path):
+    """Have no file yet."""
+
+
+def of_a_group_that_may_no_more(path):
+    written(path, mode=0o644, group=0)
+
+
+def readable_only(path):
+    written(path, mode=0o400)
+
+
+def link(path):
+    written(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def left_by_a_kill(path):
+    written(path)
+    written(path.with_name(f".{path.name}.store-deploy"))
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [written, nothing, of_a_group_that_may_no_more, readable_only, link, left_by_a_kill],
+    ids=lambda happens: happens.__name__,
+)
+def test_checking_touches_nothing_and_says_nothing_where_a_line_can_be_added(
+    folder, autosign, as_master, happens
+):
+    happens(folder / "autosign.conf")
+    before = listing(folder), folder.stat().st_mtime_ns
+    as_master()
+    autosign.check()
+    assert (listing(folder), folder.stat().st_mtime_ns) == before
+    autosign.arm(GUEST)
+    assert autosign.armed(GUEST)
+
+
+def test_a_master_without_an_autosign_file_is_told_by_checking_it(folder):
+    with pytest.raises(Fault, match="the master has no autosign_file"):
+        keys.Autosign({}, folder / "state/lock").check()
+
+
 def test_a_file_that_is_missing_is_made_by_rewriting_it(folder, autosign):
     autosign.rewrite()
     path = folder / "autosign.conf"
@@ -291,6 +343,6 @@ def test_a_link_stays_a_link(folder, autosign):
 
 def test_a_lock_that_is_given_back_in_time_is_waited_for(folder, autosign, monkeypatch):
     held = lock_is_held(folder / "autosign.conf")
-    monkeypatch.setattr(keys.time, "sleep", lambda _: held.close())
+    monkeypatch.setattr(time, "sleep", lambda _: held.close())
     autosign.arm(GUEST)
     assert autosign.armed(GUEST)

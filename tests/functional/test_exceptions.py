@@ -9,7 +9,8 @@ import subprocess
 import libvirt
 import pytest
 
-from storelib import guest, report, seal
+from storelib import report, seal
+from storelib.guest import deployment
 from storelib.hypervisor import images
 
 pytest_plugins = ["tests.functional.fake_guest"]
@@ -20,6 +21,7 @@ SPEC = {
     "minion_id": "store-0815",
     "image": {"source": "/x.qcow2", "sha256": "5e" * 32},
     "pool": "/var/lib/libvirt/images",
+    "clone": "copy",
     "os_type": "hvm",
     "virt_type": "qemu",
     "interfaces": [],
@@ -96,22 +98,24 @@ def test_an_exception_on_a_hypervisor_is_told_with_its_class_and_place(
     monkeypatch.setattr(images, "facts", raising(raised))
     answer = hypervisor("facts")
     assert f"facts broke: {type(raised).__name__}" in answer.error
-    assert re.search(r"\(store_hypervisor\.py:\d+, in facts\)$", answer.error)
+    assert re.search(r"\(storelib/hypervisor/facts\.py:\d+, in facts\)$", answer.error)
     assert "a second one" not in answer.error
 
 
 @pytest.mark.parametrize("raised", RAISED, ids=named)
 def test_an_exception_in_a_guest_is_told_with_its_class_and_place(in_guest, monkeypatch, raised):
-    monkeypatch.setattr(guest, "boots", raising(raised))
+    monkeypatch.setattr(deployment, "noted_boots", raising(raised))
     answer = in_guest("boots")
     assert f"boots broke: {type(raised).__name__}" in answer.error
-    assert re.search(r"\(provisioning_helper\.py:\d+, in look\)$", answer.error)
+    assert re.search(r"\(storelib/guest/facts\.py:\d+, in boots\)$", answer.error)
 
 
 def test_the_place_is_the_innermost_one_in_our_code(in_guest, monkeypatch):
-    monkeypatch.setattr(guest, "_text", raising(KeyError("x")))
+    monkeypatch.setattr(deployment, "text_of", raising(KeyError("x")))
     answer = in_guest("boots")
-    assert re.search(r"KeyError: 'x' \(storelib/guest\.py:\d+, in boots\)$", answer.error)
+    assert re.search(
+        r"KeyError: 'x' \(storelib/guest/deployment\.py:\d+, in boots\)$", answer.error
+    )
 
 
 @pytest.mark.parametrize("without", ["minion_id", "image", "pool"])
@@ -139,5 +143,5 @@ STRANGE = {
 def test_facts_that_no_report_can_hold_are_told(hypervisor, in_guest, monkeypatch, value):
     monkeypatch.setattr(images, "facts", lambda *_: value)
     assert "no report can hold" in hypervisor("facts").error
-    monkeypatch.setattr(guest, "boots", lambda: value)
+    monkeypatch.setattr(deployment, "noted_boots", lambda: value)
     assert "no report can hold" in in_guest("boots").error

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from storelib.errors import Fault
-from storelib.hypervisor import guest
-from storelib.master import keys, office, settings
-from storelib.world import ACCEPTED
+from storelib.hypervisor import seed_iso
+from storemaster.deployment.master_api import ACCEPTED
+from storemaster.master import keys, operator_requests, settings
 
 GUEST = "store-0815"
 FOLDERS = {state: folder for folder, state in keys.FOLDERS.items()}
@@ -26,7 +26,7 @@ NEIGHBOURS = ("store-0815a", "store-08155", "xstore-0815", "store-081")
 @pytest.fixture(scope="module")
 def pems():
     """Two public keys."""
-    return [guest.key_pair(2048)[1] for _ in range(2)]
+    return [seed_iso.key_pair(2048)[1] for _ in range(2)]
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def test_who_is_named_by_the_autoreject_file_is_known(opts, line, minion):
     path = settings.state_dir(opts) / "autoreject.conf"
     path.write_text(line + "\n")
     path.chmod(0o600)
-    with office.world({**opts, "autoreject_file": str(path)}) as world:
-        assert world.autorejected(GUEST) is bool(minion)
-    with office.world(opts) as world:
-        assert not world.autorejected(GUEST)
+    with operator_requests.open_master({**opts, "autoreject_file": str(path)}) as master:
+        assert master.autorejected(GUEST) is bool(minion)
+    with operator_requests.open_master(opts) as master:
+        assert not master.autorejected(GUEST)
 
 
 def test_a_key_is_the_same_however_it_is_written_down(pems):

@@ -4,21 +4,21 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import re
 import subprocess
 import sys
 import time
 
 import pytest
+from tests import pages
 
-from storelib import flow
 from storelib.errors import LedgerError
-from storelib.ledger import Ledger
-from storelib.master import office, settings
-from storelib.spec import from_pillar
+from storemaster.deployment import requests
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.spec import from_pillar
+from storemaster.master import doctor, pump, settings
 
-README = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
 STORE = {
     "store": "0815",
     "image": {"source": "/x.qcow2", "sha256": "5e" * 32},
@@ -42,14 +42,14 @@ def disk(tmp_path):
 
 
 def begin(ledger):
-    return flow.begin(ledger, 1.0, from_pillar(STORE, "hv-0815"), "hv-0815", "operator")
+    return requests.begin(ledger, 1.0, from_pillar(STORE, "hv-0815"), "hv-0815", "operator")
 
 
 def save(path):
     """Open the ledger, save a step and return its number."""
     with Ledger(path) as ledger:
         record = ledger.get("0815")
-        long = {"n": record.attempts + 1, "long": "x" * 20_000}
+        long = Evidence(failure={"n": record.attempts + 1, "long": "x" * 20_000})
         saved = dataclasses.replace(record, attempts=record.attempts + 1, evidence=long)
         return ledger.save(saved, "saved").attempts
 
@@ -96,7 +96,8 @@ def test_a_disk_that_fills_while_the_ledger_is_open_tears_nothing(disk):
     with Ledger(path) as ledger:
         record = begin(ledger)
         filler = fill(disk)
-        attempt = dataclasses.replace(record, attempts=1, evidence={"long": "x" * 200_000})
+        long = Evidence(failure={"long": "x" * 200_000})
+        attempt = dataclasses.replace(record, attempts=1, evidence=long)
         with pytest.raises(LedgerError, match="full"):
             ledger.save(attempt, "saved")
         assert ledger.get("0815") == record
@@ -152,11 +153,11 @@ def test_a_bell_does_not_keep_a_reactors_thread_while_another_process_writes(pat
         assert writer.stdout.readline() == "held\n"
         began = time.monotonic()
         with pytest.raises(LedgerError, match="locked"):
-            office.notify({}, "0815", "store-0815", ready=False)
+            pump.notify({}, "0815", "store-0815", ready=False)
         # About a second; every other writer waits ten.
         assert time.monotonic() - began < 5
         writer.stdin.close()
-    assert office.notify({}, "0815", "store-0815", ready=False)
+    assert pump.notify({}, "0815", "store-0815", ready=False)
     with Ledger(path) as ledger:
         assert {bell.name for bell in ledger.rung()} == {"0815", "store-0815"}
 
@@ -167,7 +168,7 @@ def test_a_bell_does_not_keep_a_reactors_thread_while_another_process_writes(pat
 @pytest.fixture
 def commands(tmp_path):
     """The README's commands for the backup and for the restore, one shell script each."""
-    chapter = README.partition("### The ledger\n")[2].partition("\n### ")[0]
+    chapter = pages.chapter("The ledger")
     blocks = re.findall(r"(?m)(?:^    .*\n)+", chapter)
     (tmp_path / "bin").mkdir()
     for name in ("systemctl", "salt-run"):
@@ -225,3 +226,25 @@ def test_a_ledger_is_backed_up_while_it_is_used_and_restored_as_the_readme_says(
     ]
     backup()
     assert save(path) == 2
+
+
+@pytest.mark.parametrize("at", ["the beginning", "a page that nothing reads at first"])
+def test_a_damage_that_the_doctor_names_is_mended_as_the_readme_says(path, commands, at):
+    backup, restore, _adopt = commands
+    with Ledger(path) as ledger:
+        for n in range(200):
+            spec = from_pillar({**STORE, "store": f"s{n}"}, "hv")
+            requests.begin(ledger, 1.0, spec, "hv", "test")
+    backup()
+    with path.open("r+b") as file:
+        file.seek(0 if at == "the beginning" else path.stat().st_size // 2 // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+    opts = {"user": path.parent.owner()}
+    ((fault, mend),) = doctor._state_dir(opts)
+    assert fault.startswith(f"the ledger {path} ")
+    # The commands are of this chapter.
+    assert "docs/recover.md, The ledger" in mend
+    restore()
+    assert list(doctor._state_dir(opts)) == []
+    with Ledger(path) as ledger:
+        assert len(ledger.all()) == 200

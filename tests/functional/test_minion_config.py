@@ -8,7 +8,8 @@ import pathlib
 import pytest
 import salt.config
 
-from storelib import seed, spec
+from storelib import seed
+from storemaster.deployment import spec
 
 STORE = {
     "store": "0815",

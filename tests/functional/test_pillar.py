@@ -2,23 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the ext_pillar gives to whom, through the master's real loader, keys and pillar."""
 
+import dataclasses
 import json
 import pathlib
 import re
 import shutil
-import textwrap
 
 import pytest
 import salt.config
 import salt.loader
 import salt.pillar
+from tests import pages
 
-from storelib import flow, seal
+from storelib import seal
 from storelib.errors import SpecError
-from storelib.hypervisor import guest
-from storelib.ledger import Ledger
-from storelib.master import keys, office, salt_world, settings
-from storelib.spec import from_pillar
+from storelib.hypervisor import seed_iso
+from storemaster.deployment import requests
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.spec import from_pillar
+from storemaster.master import keys, operator_requests, pump, salt_master, settings
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 STORE = {
@@ -33,7 +36,7 @@ HYPERVISOR, GUEST = "hv-0815", "store-0815"
 @pytest.fixture(scope="module")
 def public_keys():
     """Three public keys: the hypervisor's, the guest's and an impostor's."""
-    return [guest.key_pair(2048)[1] for _ in range(3)]
+    return [seed_iso.key_pair(2048)[1] for _ in range(3)]
 
 
 @pytest.fixture
@@ -75,11 +78,10 @@ def given(opts):
 def deployment(opts, public_keys):
     """Put a deployment on record that has used both keys."""
     spec = from_pillar(STORE, HYPERVISOR)
-    found = {"hypervisor_key": public_keys[0], "public_key": public_keys[1]}
+    found = Evidence(hypervisor_key=public_keys[0], public_key=public_keys[1])
     with Ledger(settings.ledger_path(opts)) as ledger:
-        record = flow.begin(ledger, 1.0, spec, HYPERVISOR, "operator")
-        record.evidence.update(found)
-        return ledger.save(record)
+        record = requests.begin(ledger, 1.0, spec, HYPERVISOR, "operator")
+        return ledger.save(dataclasses.replace(record, evidence=found))
 
 
 def secret_of(opts, minion, key):
@@ -116,7 +118,7 @@ def test_a_minion_of_no_deployment_gets_nothing(opts, given, deployment, public_
 @pytest.mark.parametrize("minion", [HYPERVISOR, GUEST])
 def test_before_a_key_is_on_record_nobody_gets_anything(opts, given, public_keys, minion):
     with Ledger(settings.ledger_path(opts)) as ledger:
-        flow.begin(ledger, 1.0, from_pillar(STORE, HYPERVISOR), HYPERVISOR, "operator")
+        requests.begin(ledger, 1.0, from_pillar(STORE, HYPERVISOR), HYPERVISOR, "operator")
     keys.accept(opts, minion, public_keys[0])
     assert given(minion) == {}
 
@@ -187,7 +189,7 @@ def deleted_by_hand_then_purged(world, opts, public_keys):
 
 def deleted_by_hand_then_swept(world, opts, public_keys):
     (pathlib.Path(opts["pki_dir"]) / "minions" / GUEST).unlink()
-    office.reconcile({**opts, "fun": "runner.deploy.reconcile"}, world, sweep=True)
+    pump.reconcile({**opts, "fun": "runner.deploy.reconcile"}, world, sweep=True)
 
 
 def another_accepted(world, opts, public_keys):
@@ -207,7 +209,7 @@ def test_the_next_one_with_the_guests_id_gets_nothing_from_a_cache(
 ):
     # On 3008 a deleted key takes the cached pillar with it, unless this is set.
     opts |= {"preserve_minion_cache": True, "autosign_file": str(tmp_path / "autosign")}
-    with office.world(opts) as world:
+    with operator_requests.open_master(opts) as world:
         happens(world, opts, public_keys)
     impostor(opts, public_keys)
     for pillarenv in (None, "base"):
@@ -247,21 +249,45 @@ def test_the_shipped_example_gives_a_store_to_no_other_minion(opts):
     assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}
 
 
-def test_the_readmes_top_file_gives_each_of_400_stores_its_own(opts, tmp_path):
-    readme = (REPO / "README.md").read_text()
-    (top,) = re.findall(r"(?s)```yaml\n   # The hypervisor hv-0417 .*?\n(.*?)   ```", readme)
+@pytest.fixture
+def site(opts, tmp_path):
+    """A site's pillar root, made of the shipped files; return its folder."""
     roots = tmp_path / "roots"
     shutil.copytree(REPO / "pillar", roots)
-    (roots / "top.sls").write_text(textwrap.dedent(top))
-    another = (roots / "stores" / "store-0815.sls").read_text().replace("0815", "0417")
-    (roots / "stores" / "store-0417.sls").write_text(another)
     opts["pillar_roots"] = {"base": [str(roots)]}
-    for store in ("0815", "0417"):
-        minion = f"hv-{store}"
-        compiled = salt.pillar.Pillar(opts, {"id": minion}, minion, "base").compile_pillar()
-        assert compiled["store_server"]["store"] == store
-        assert compiled["store_server"]["master"] == "salt.example.com", "the defaults, too"
-    assert salt.pillar.Pillar(opts, {}, GUEST, "base").compile_pillar() == {}
+    return roots
+
+
+def compiled(opts, minion):
+    return salt.pillar.Pillar(opts, {"id": minion}, minion, "base").compile_pillar()
+
+
+def test_by_the_shipped_layout_a_store_is_one_file_and_each_gets_its_own(opts, site):
+    shipped = (site / "stores" / "hv-0815.yaml").read_text()
+    for minion in ("hv-0417", "kvm.0418.example.com"):
+        (site / "stores" / f"{minion}.yaml").write_text(shipped.replace("0815", minion[-4:]))
+    for minion in ("hv-0815", "hv-0417", "kvm.0418.example.com"):
+        told = compiled(opts, minion)
+        assert told["store_server"]["store"] == minion[-4:]
+        assert told["store_server"]["master"] == "salt.example.com", "the defaults, too"
+        assert set(told) == {"store_server"}
+    for minion in ("hv-0416", "store-0815", "kvm.0418", "defaults", "init", "hv-0815.yaml"):
+        assert compiled(opts, minion) == {}
+
+
+def test_by_the_shipped_layout_a_minion_is_who_its_key_says_not_its_grains(opts, site):
+    told = salt.pillar.Pillar(opts, {"id": "hv-0815"}, "hv-9", "base").compile_pillar()
+    assert told == {}
+
+
+def test_an_entry_of_the_top_file_for_each_hypervisor_works_too(opts, site):
+    (top,) = re.findall(r"(?s)```yaml\n# The hypervisor hv-0417 .*?\n(.*?)```", pages.TEXT)
+    (site / "top.sls").write_text(top)
+    store = (site / "stores" / "hv-0815.yaml").read_text().replace("0815", "0417")
+    (site / "stores" / "store-0417.sls").write_text(store)
+    told = compiled(opts, "hv-0417")["store_server"]
+    assert (told["store"], told["master"]) == ("0417", "salt.example.com")
+    assert compiled(opts, GUEST) == {}
 
 
 def described_in_prod(opts, tmp_path, **changes):
@@ -277,20 +303,49 @@ def test_a_hypervisors_pillar_is_compiled_in_the_environments_that_it_told(opts,
     """And the guest's pillar with it, until it tells of others; what it is asked says nothing."""
     described_in_prod(opts, tmp_path, cpus=7)
     base = tmp_path / "pillar"
-    world = salt_world.SaltWorld(opts)
+    world = salt_master.SaltMaster(opts)
     told = {"saltenv": "", "pillarenv": "prod"}
     (base / "top.sls").write_text("{}")
     opts["pillar_source_merging_strategy"] = "none"
     assert world.store_server(HYPERVISOR) is None
-    assert salt_world.store_server(opts, HYPERVISOR, told)["cpus"] == 7
+    assert salt_master.store_server(opts, HYPERVISOR, told)["cpus"] == 7
     assert world.store_server(HYPERVISOR) is None
     assert world.store_server(HYPERVISOR, told)["cpus"] == 7
     assert world.store_server(HYPERVISOR)["cpus"] == 7
-    assert salt_world.store_server(opts, HYPERVISOR)["cpus"] == 7
+    assert salt_master.store_server(opts, HYPERVISOR)["cpus"] == 7
     assert world.store_server("hv-9") is None
     assert world.store_server(HYPERVISOR, {"saltenv": "prod", "pillarenv": ""})["cpus"] == 7
     assert world.store_server(HYPERVISOR, {"saltenv": "", "pillarenv": ""}) is None
     assert not list((tmp_path / "state/environments").iterdir())
+
+
+def test_a_ready_hypervisors_pillar_is_compiled_once_for_the_deployment_that_it_begins(
+    opts, monkeypatch
+):
+    compiled = []
+    compile_pillar = salt.pillar.Pillar.compile_pillar
+    monkeypatch.setattr(
+        salt.pillar.Pillar,
+        "compile_pillar",
+        lambda self, *rest: compiled.append(self.minion_id) or compile_pillar(self, *rest),
+    )
+    master, told = salt_master.SaltMaster(opts), {"saltenv": "", "pillarenv": ""}
+    ready = master.store_server(HYPERVISOR)
+    master.looked_at("g1", HYPERVISOR, ready)
+    assert master.store_server(HYPERVISOR, told, "g1") == ready
+    assert compiled == [HYPERVISOR]
+    # Who waits for long is given what it says now.
+    master.store_server(HYPERVISOR, told, "g1")
+    assert len(compiled) == 2
+    # What another deployment began with, or in another environment, or long ago, is not its own.
+    master.looked_at("g1", HYPERVISOR, ready)
+    master.store_server(HYPERVISOR, told, "g2")
+    master.store_server(HYPERVISOR, {"saltenv": "", "pillarenv": "base"}, "g1")
+    assert len(compiled) == 4
+    master.looked_at("g1", HYPERVISOR, ready)
+    monkeypatch.setattr(salt_master, "LOOKED_S", 0)
+    master.store_server(HYPERVISOR, told, "g1")
+    assert len(compiled) == 5
 
 
 def test_without_an_environment_the_pillar_is_what_salt_gives_to_such_a_minion(opts, tmp_path):
@@ -298,4 +353,4 @@ def test_without_an_environment_the_pillar_is_what_salt_gives_to_such_a_minion(o
     grains = {"id": HYPERVISOR}
     minions = salt.pillar.Pillar(opts, grains, HYPERVISOR, None).compile_pillar()["store_server"]
     assert minions["memory_mib"] == 4096
-    assert salt_world.store_server(opts, HYPERVISOR) == minions
+    assert salt_master.store_server(opts, HYPERVISOR) == minions

@@ -13,12 +13,15 @@ import subprocess
 
 import pytest
 import salt.minion
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from storelib import guest, report
+from storelib import report, seed
+from storelib.guest import deployment, leftovers, power
 
 pytest_plugins = ["tests.functional.fake_guest"]
 
-REBOOT_SOON = guest.reboot_soon
+REBOOT_SOON = power.reboot_soon
 MAC = "52:54:00:12:34:56"
 KEY_LINE = base64.b64encode(b"this is not a key, it only looks like one....!").decode()
 PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{KEY_LINE}\nMDEyMw==\n-----END PRIVATE KEY-----\n"
@@ -105,11 +108,11 @@ def test_a_disk_that_refuses_is_reported_in_one_sentence(call, machine):
 
 
 def test_the_boots_are_listed_in_order(call, machine):
-    guest.note_boot()
+    deployment.note_boot()
     machine.boot()
-    guest.note_boot()
-    guest.note_boot()
-    guest.note_handing_over("0815", 1)
+    deployment.note_boot()
+    deployment.note_boot()
+    deployment.note_handing_over("0815", 1)
     answer = call("boots").facts
     assert answer["boots"] == machine.boot_ids
     assert answer["boot_id"] == machine.boot_ids[-1]
@@ -117,14 +120,24 @@ def test_the_boots_are_listed_in_order(call, machine):
     assert (answer["minion_id"], answer["hostname"]) == ("store-0815", "store-0815")
 
 
-def test_asking_for_the_boots_notes_nothing(call, machine):
-    answer = call("boots").facts
-    assert (answer["boots"], answer["handed_over"]) == ([], False)
-    assert answer["boot_id"] == machine.boot_ids[0]
+@pytest.mark.parametrize("question", [{"function": "boots"}, {"function": "reboot", "after": "x"}])
+def test_a_boot_is_noted_by_whoever_asks_first(call, machine, question):
+    """So the master need not wait for the boot's startup state."""
+    answer = call(**question).facts
+    assert answer["boots"] == [answer["boot_id"]] == machine.boot_ids
+    assert deployment.note_boot() == machine.boot_ids
+    assert not deployment.handed_over("0815", 1)
+
+
+def test_a_server_that_was_deployed_notes_no_boots(call, machine):
+    (machine.root / "etc/store-deploy/bootstrap.json").unlink()
+    before = machine.files()
+    assert call("boots").facts["boots"] == []
+    assert machine.files() == before
 
 
 def test_the_handing_over_of_an_older_deployment_does_not_count(call):
-    guest.note_handing_over("0815", 0)
+    deployment.note_handing_over("0815", 0)
     assert call("boots").facts["handed_over"] is False
 
 
@@ -175,7 +188,7 @@ def test_without_a_timer_the_machine_is_shut_down_in_a_minute(commands):
 def test_a_machine_that_takes_no_order_to_reboot_is_a_fault(call, machine, commands, monkeypatch):
     add, _ = commands
     add(systemd_run=1, shutdown=1)
-    monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
+    monkeypatch.setattr(power, "reboot_soon", REBOOT_SOON)
     answer = call("reboot", after=machine.boot_ids[0])
     assert answer.error.startswith("no reboot: systemd-run: ")
 
@@ -184,7 +197,7 @@ def test_a_machine_that_is_going_down_has_its_order_already(call, machine, comma
     add, _ = commands
     # What systemd says of a new timer while it stops everything.
     add(says="stopping", systemd_run=1, shutdown=1, systemctl=1)
-    monkeypatch.setattr(guest, "reboot_soon", REBOOT_SOON)
+    monkeypatch.setattr(power, "reboot_soon", REBOOT_SOON)
     assert call("reboot", after=machine.boot_ids[0]).error == ""
 
 
@@ -192,9 +205,8 @@ def test_a_machine_that_is_going_down_has_its_order_already(call, machine, comma
 
 
 @pytest.fixture
-def highstate(site, call, stub):
-    """Apply a highstate of the given states; there is no minion process that could refresh."""
-    stub("saltutil.refresh_pillar", lambda wait: wait)
+def highstate(site, call):
+    """Apply a highstate of the given states."""
     (site / "top.sls").write_text("base: {'*': [site]}\n")
 
     def apply(states, **kwargs):
@@ -497,7 +509,7 @@ def test_a_second_cleanup_changes_nothing(call, disk):
 
 def test_a_cleanup_that_was_killed_is_ended_by_the_next_one(call, disk, monkeypatch):
     """Killed before each removal in turn; in between the guest boots, and must not hand over."""
-    real = guest._remove
+    real = leftovers._remove
     for _ in range(20):
 
         def one_then_killed(path, removed=[]):  # noqa: B006
@@ -506,13 +518,13 @@ def test_a_cleanup_that_was_killed_is_ended_by_the_next_one(call, disk, monkeypa
             removed.append(path)
             real(path)
 
-        monkeypatch.setattr(guest, "_remove", one_then_killed)
+        monkeypatch.setattr(leftovers, "_remove", one_then_killed)
         try:
-            guest.clean()
+            leftovers.clean()
             break
         except KeyboardInterrupt:
-            assert not (guest.startup_configured() and not guest.boots())
-    monkeypatch.setattr(guest, "_remove", real)
+            assert not (leftovers.startup_configured() and not deployment.boots())
+    monkeypatch.setattr(leftovers, "_remove", real)
     assert call("cleanup").facts == {"left": []}
 
 
@@ -545,11 +557,13 @@ def test_a_mounted_seed_is_unmounted(call, disk):
 
 
 def test_the_facts_tell_one_guest_from_another(call, disk):
-    key = base64.b64encode(b"\0\0\0\x0bssh-ed25519").decode()
-    disk.write("/etc/ssh/ssh_host_ed25519_key.pub", f"ssh-ed25519 {key} root@store\n")
+    public = Ed25519PrivateKey.generate().public_key()
+    line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    disk.write("/etc/ssh/ssh_host_ed25519_key.pub", f"{line} root@store\n")
+    disk.write("/etc/ssh/ssh_host_rsa_key.pub", "cut off by a power cut")
     disk.write("/etc/machine-id", "0123456789abcdef\n")
     found = call("facts").facts
-    digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(base64.b64decode(line.split()[1])).digest()).decode()
     assert found["host_keys"] == {"ssh_host_ed25519_key.pub": f"SHA256:{digest.rstrip('=')}"}
     assert found["machine_id"] == "0123456789abcdef"
     assert found["root_size_mib"] > 0
@@ -568,12 +582,12 @@ def test_the_module_knows_the_files_that_the_seed_writes():
         "master": "salt",
         "interfaces": [],
     }
-    for minion in guest.seed.CONFIG:
-        text = guest.seed.documents({**spec, "minion": minion}, 1, "k", "p", "m")["user-data"]
+    for minion in seed.CONFIG:
+        text = seed.documents({**spec, "minion": minion}, 1, "k", "p", "m")["user-data"]
         written = {file["path"] for file in json.loads(text.split("\n", 1)[1])["write_files"]}
-        assert guest.seed.BOOTSTRAP in written
-        assert written & set(guest._bootstrap_configs())
-        assert str(pathlib.PurePath(guest.seed.CONFIG[minion], "minion_id")) in written
+        assert seed.BOOTSTRAP in written
+        assert written & set(leftovers.bootstrap_configs())
+        assert str(pathlib.PurePath(seed.CONFIG[minion], "minion_id")) in written
 
 
 AFTERWARDS = {
@@ -589,11 +603,13 @@ AFTERWARDS = {
 def configured(minion):
     """Put a file into the minion's own configuration."""
     folder = pathlib.Path(minion.opts["conf_file"]).parent / "minion.d"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
+    ours, sites = folder / "~store-deploy-bootstrap.conf", folder / "susemanager.conf"
     bootstrap = {"master": minion.opts["master"], "id": minion.opts["id"], "append_domain": ""}
-    (folder / "~store-deploy-bootstrap.conf").write_text(json.dumps(bootstrap))
-    yield lambda config: (folder / "susemanager.conf").write_text(json.dumps(config))
-    shutil.rmtree(folder)
+    ours.write_text(json.dumps(bootstrap))
+    yield lambda config: sites.write_text(json.dumps(config))
+    for path in (ours, sites):
+        path.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(("told", "config"), AFTERWARDS.items(), ids=AFTERWARDS)

@@ -6,14 +6,15 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import time
 
 import pytest
 
-from storelib import flow
-from storelib.ledger import Ledger
-from storelib.spec import from_pillar
+from storemaster.deployment import requests, tables
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.spec import from_pillar
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 STORE = {"image": {"source": "/x.qcow2", "sha256": "5e" * 32}, "master": "salt.example.com"}
@@ -36,7 +37,7 @@ def site(tmp_path_factory):
     with Ledger(root / "state" / "ledger.sqlite") as books:
         for store, state in STATES.items():
             spec = from_pillar({**STORE, "store": store}, f"hv-{store}")
-            record = flow.begin(books, time.time() - 7200, spec, f"hv-{store}", "operator")
+            record = requests.begin(books, time.time() - 7200, spec, f"hv-{store}", "operator")
             record = dataclasses.replace(record, state=state, since=time.time() - 3600)
             if state == "failed":
                 record = dataclasses.replace(
@@ -98,6 +99,43 @@ def test_a_history_takes_a_line_a_state_and_is_data_where_data_is_asked_for(salt
     assert rows[0]["took_s"] == pytest.approx(3600, abs=5)
 
 
+def words(text):
+    return [word for word in text.split() if word not in ("-", "mend:")]
+
+
+def test_the_doctor_takes_a_row_a_fault_and_is_data_where_data_is_asked_for(salt_run):
+    done, data = salt_run("doctor"), salt_run("doctor", "--out=json")
+    told = json.loads(data.stdout)
+    assert (done.returncode, data.returncode, told.pop("retcode")) == (1, 1, 1)
+    assert list(told) == ["faults"]
+    assert all({"fault", "mend"} <= set(each) for each in told["faults"])
+    shown = done.stdout.splitlines()
+    assert (shown[0], shown[-2:]) == ("faults:", ["retcode:", "    1"])
+    assert sum(line.startswith("    - ") for line in shown) == len(told["faults"]) > 5
+    parts = [word for each in told["faults"] for word in words(f"{each['fault']} {each['mend']}")]
+    # A step of a mend takes a line, instead of the semicolon before it.
+    assert [word.rstrip(";") for word in words("\n".join(shown[1:-2]))] == [
+        word.rstrip(";") for word in parts
+    ]
+    long = [line for line in shown if len(line) > 80]
+    assert all(tables.TYPED.search(line) for line in long)
+
+
+def test_a_plan_is_a_table_and_is_data_where_data_is_asked_for(salt_run):
+    done, data = salt_run("plan", "0815"), salt_run("plan", "0815", "--out=json")
+    told = json.loads(data.stdout)
+    assert (done.returncode, data.returncode, told["retcode"]) == (1, 1, 1)
+    assert told["faults"][0] == f"{told['error']}: {told['hint']}"
+    assert (told["error"], told["now"]) == ("store 0815 is deployed", "deployed")
+    shown = done.stdout.splitlines()
+    assert shown[:4] == [
+        *("plan:", "    store  0815", "    now    deployed", "    fault  store 0815 is deployed")
+    ]
+    assert told["hint"] == "to replace its server: salt-run deploy.store 0815 redeploy=True"
+    assert " ".join(" ".join(shown[4:6]).split()) == f"mend: {told['hint']}"
+    assert shown[-2:] == ["retcode:", "    1"]
+
+
 @pytest.mark.parametrize(
     ("store", "status", "error"),
     [
@@ -125,3 +163,37 @@ def test_who_mistypes_a_store_is_told_the_similar_ones(salt_run, verb):
     assert "0815" in told["hint"]
     assert "deploy.list" in told["hint"]
     assert "deploy.store" not in told["hint"]
+
+
+# A copy of what minions get, which salt-run saltutil.sync_all makes on the master
+
+
+@pytest.fixture
+def copy(site):
+    """Have Salt make the copy; return its folder."""
+    served = json.dumps({"base": [str(REPO / "salt")]})
+    command = ["salt-run", "-c", str(site), "saltutil.sync_all"]
+    config = json.loads((site / "master").read_text())
+    (site / "master").write_text(json.dumps({**config, "file_roots": json.loads(served)}))
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    folder = site / "var/cache/salt/master/extmods/utils/storelib"
+    assert (folder / "report.py").exists()
+    yield folder
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    (site / "master").write_text(json.dumps(config))
+
+
+def test_a_copy_of_what_minions_get_changes_nothing(salt_run, copy):
+    assert salt_run("list").returncode == 0
+
+
+def test_a_copy_that_hides_an_upgrade_is_named_with_its_removal(salt_run, copy):
+    with (copy / "report.py").open("a") as file:
+        file.write("# as it was before the upgrade\n")
+    # Salt ends with status 0 where a runner cannot be loaded.
+    done = salt_run("list")
+    told = " ".join((done.stdout + done.stderr).split())
+    mend = f"rm -r {copy}"
+    assert f"{copy} hides the storelib of {REPO}: {mend}; systemctl restart salt-master" in told
+    subprocess.run(mend.split(), check=True)
+    assert salt_run("list").returncode == 0

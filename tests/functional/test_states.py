@@ -15,7 +15,9 @@ import salt.minion
 import salt.utils.event
 import salt.utils.schedule
 
-from storelib import bell, guest
+from storelib import seed
+from storelib.guest import deployment, power
+from storelib.hypervisor import bell
 
 pytest_plugins = ["tests.functional.fake_guest"]
 
@@ -103,8 +105,8 @@ def firstboot(minion, **kwargs):
 def test_the_first_boot_is_noted_told_and_ended(minion, machine, told):
     result = firstboot(minion)
     assert result["result"] is True
-    assert guest.boots() == machine.boot_ids
-    assert guest.handed_over("0815", 1)
+    assert deployment.boots() == machine.boot_ids
+    assert deployment.handed_over("0815", 1)
     assert told() == ["store/0815/guest/firstboot"]
     assert machine.reboots == 1
 
@@ -115,7 +117,7 @@ def test_later_boots_are_noted_and_told_and_left_alone(minion, machine, told):
     assert firstboot(minion)["result"] is True
     again = firstboot(minion)
     assert again["changes"] == {}
-    assert guest.boots() == machine.boot_ids
+    assert deployment.boots() == machine.boot_ids
     assert told() == ["store/0815/guest/firstboot"] + 2 * ["store/0815/guest/booted"]
     assert machine.reboots == 1
 
@@ -173,15 +175,16 @@ def kill(monkeypatch):
     """Kill whoever calls the named function, before or after it has done its work, once."""
 
     def arm(name, when):
-        real = getattr(guest, name)
+        where = power if name == "reboot_soon" else deployment
+        real = getattr(where, name)
 
         def dying(*args):
-            monkeypatch.setattr(guest, name, real)
+            monkeypatch.setattr(where, name, real)
             if when == "after":
                 real(*args)
             raise Killed
 
-        monkeypatch.setattr(guest, name, dying)
+        monkeypatch.setattr(where, name, dying)
 
     return arm
 
@@ -198,18 +201,18 @@ def test_a_kill_at_any_line_of_the_first_boot_ends_well(
     if power_cut:
         machine.boot()
     assert firstboot(minion)["result"] is True
-    assert guest.handed_over("0815", 1)
-    assert guest.boots() == machine.boot_ids[-len(guest.boots()) :]
+    assert deployment.handed_over("0815", 1)
+    assert deployment.boots() == machine.boot_ids[-len(deployment.boots()) :]
     # Either the reboot was ordered in the first noted boot, or there has been one.
-    assert machine.reboots > 0 or len(guest.boots()) == 2
+    assert machine.reboots > 0 or len(deployment.boots()) == 2
 
 
 def test_the_way_back_takes_a_guest_out_of_its_deployment(minion):
     shown = minion.modules["state.show_low_sls"]("provisioning_helper.clean")
     removed = [chunk["name"] for chunk in shown]
-    assert removed[-1] == guest.STATE_DIR
-    assert guest.seed.BOOTSTRAP in removed
-    assert all(f"{f}/{guest.seed.BOOTSTRAP_CONFIG}" in removed for f in guest.seed.CONFIG.values())
+    assert removed[-1] == deployment.STATE_DIR
+    assert seed.BOOTSTRAP in removed
+    assert all(f"{f}/{seed.BOOTSTRAP_CONFIG}" in removed for f in seed.CONFIG.values())
 
 
 # store_hypervisor.ready

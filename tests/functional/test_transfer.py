@@ -6,6 +6,7 @@ import base64
 import concurrent.futures
 import gzip
 import hashlib
+import os
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,8 @@ import time
 import pytest
 from web_server import WebServer, say, says
 
-from storelib.hypervisor import Fault, images, transfer
+from storelib.errors import Fault
+from storelib.hypervisor import images, transfer
 
 LONG_S = 100
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -568,9 +570,30 @@ def test_a_second_job_tells_that_it_waits(stage, server, image, monkeypatch):
 
 # only looked for
 
+BEGINNING = b"QFI\xfb"
 
-def test_an_image_that_can_be_fetched_has_no_fault(server):
-    assert images.unreachable(server.url, transfer.Access()) is None
+
+def looked_for(source):
+    """Return the length of an image, or the fault that is found."""
+    try:
+        return images.length(source, transfer.Access(), 2, "copy")
+    except Fault as fault:
+        return fault
+
+
+@pytest.mark.parametrize(
+    ("answer", "length"),
+    [
+        (says("206 Partial Content", "Content-Range: bytes 0-3/70000", body=BEGINNING), 70000),
+        (says("200 OK", "Content-Length: 4", body=BEGINNING), 4),
+        (says("200 OK", body=BEGINNING), None),
+        (says("206 Partial Content", "Content-Range: bytes 0-3/*", body=BEGINNING), None),
+    ],
+    ids=["a part", "all of it", "of unknown length", "a part of unknown length"],
+)
+def test_an_image_that_can_be_fetched_has_no_fault_and_its_length_is_known(server, answer, length):
+    server.answers = [answer]
+    assert looked_for(server.url) == length
     assert server.ranges == ["bytes=0-3"]
 
 
@@ -584,21 +607,34 @@ def test_an_image_that_can_be_fetched_has_no_fault(server):
 )
 def test_why_an_image_cannot_be_fetched_is_told_at_once(server, answer, why):
     server.answers = [answer] * 2
-    assert why in str(images.unreachable(server.url, transfer.Access()))
+    assert why in str(looked_for(server.url))
     assert len(server.requests) == 1
 
 
 def test_a_server_is_looked_at_for_some_seconds_only(server, monkeypatch):
     monkeypatch.setattr(transfer, "PROBE_S", 0.5)
     server.answers = [lambda *_: server.over.wait()]
-    assert "cannot be fetched: it took longer than " in str(
-        images.unreachable(server.url, transfer.Access())
-    )
+    assert "cannot be fetched: it took longer than " in str(looked_for(server.url))
+
+
+def made(path, size="1G", *options):
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, path, size], check=True)
+    return str(path)
 
 
 def test_a_path_is_looked_at(tmp_path):
-    access = transfer.Access()
-    (tmp_path / "x").touch()
-    assert images.unreachable(str(tmp_path / "x"), access) is None
-    assert "does not exist on the hypervisor" in str(images.unreachable("/none", access))
-    assert "is no file on the hypervisor" in str(images.unreachable("/etc", access))
+    def wrong(path):
+        return str(looked_for(str(path)))
+
+    good = made(tmp_path / "good")
+    assert looked_for(good) == os.path.getsize(good)
+    assert "does not exist on the hypervisor" in wrong("/none")
+    assert "is no file on the hypervisor" in wrong("/etc")
+    (tmp_path / "empty").touch()
+    assert wrong(tmp_path / "empty").endswith("empty is not in the format qcow2")
+    backed = made(tmp_path / "backed", "1G", "-F", "qcow2", "-b", tmp_path / "good")
+    assert "needs another file" in wrong(backed)
+    assert wrong(made(tmp_path / "large", "3G")).startswith("the disk (2 GiB) is smaller than")
+    old = made(tmp_path / "old", "1G", "-o", "compat=0.10")
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", old], check=True)
+    assert wrong(old).startswith("the image cannot be grown")

@@ -100,7 +100,7 @@ class Caller:
 
 @contextlib.contextmanager
 def frozen(process):
-    """Stop a minion with all its processes, so that it cannot answer in its turn."""
+    """Stop a minion with all its processes, so that it cannot answer, too."""
     top = psutil.Process(process.pid)
     everyone = [top, *top.children(recursive=True)]
     for each in everyone:

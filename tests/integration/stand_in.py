@@ -25,6 +25,7 @@ HERE = pathlib.Path(__file__).parent
 HOME = pathlib.Path("/srv/stand-ins")
 IMAGE = HERE.parents[1] / "kiwi" / "root"
 URI = "qemu:///system"
+SHUTDOWN_S = 0.5
 
 
 class StandIns:
@@ -41,6 +42,8 @@ class StandIns:
         """Configuration of their minions, beside that of image and seed."""
         self.images = {}
         """What the image of a domain has in ``minion.d``: files' content by name, by domain."""
+        self.with_modules = set()
+        """Names of domains whose image has our modules, as that of ``kiwi/build`` has."""
         self.processes = {}
         self.inodes = {}
         """Inode numbers of the system disks whose files are in the domains' folders."""
@@ -79,7 +82,7 @@ class StandIns:
 
     def _power_button(self, _connection, domain, *_):
         # An operating system would shut down in an orderly way.
-        threading.Timer(0.5, domain.destroy).start()
+        threading.Timer(SHUTDOWN_S, domain.destroy).start()
 
     def _power_on(self, name):
         self._put_in(name)
@@ -153,6 +156,9 @@ class StandIns:
         shutil.copytree(IMAGE / "etc/salt", disk / "etc/salt", dirs_exist_ok=True)
         for file, content in {"80-stand-in.conf": self.minion, **self.images.get(name, {})}.items():
             (disk / "etc/salt/minion.d" / file).write_text(json.dumps(content))
+        for kind in ("modules", "states", "utils") if name in self.with_modules else ():
+            brought = disk / "var/cache/salt/minion/extmods" / kind
+            shutil.copytree(HERE.parents[1] / "salt" / f"_{kind}", brought)
         shutil.copy(HERE / "systemd-run", disk / "srv/bin")
         seed = disk / "var/lib/cloud/instance"
         extract = ["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/", seed]

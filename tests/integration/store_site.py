@@ -23,19 +23,27 @@ import salt.client
 import salt.config
 import salt.exceptions
 import salt.utils.event
+import salt.utils.yaml
 import stand_in
 
-from storelib import ledger
-from storelib.master import serving
+from storemaster.deployment import ledger
+from storemaster.master import serving
 
 HERE = pathlib.Path(__file__).parent
 LAB = HERE.parent / "lab" / "root"
 MASTER_D = pathlib.Path("/etc/salt/master.d")
-SHIPPED = pathlib.Path("/srv/store-deploy/master.d")
+CHECKOUT = pathlib.Path("/srv/store-deploy")
+SHIPPED = CHECKOUT / "master.d"
 PILLAR = pathlib.Path("/etc/salt/lab-pillar")
 PKI = pathlib.Path("/etc/salt/pki/master")
 STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
 AUTOSIGN = STATE_DIR / "autosign.conf"
+REACTORS = salt.utils.yaml.safe_load(
+    re.sub(r"(?m)^#(reactor:|  )", r"\1", (SHIPPED / "50-store-deploy-reactor.conf").read_text())
+    if SHIPPED.exists()
+    else ""
+)
+"""Configuration of a master whose reactors hear, in the place of the engine."""
 BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 """Made anew at each start of the master."""
 POOL = pathlib.Path("/var/lib/libvirt/images")
@@ -454,6 +462,21 @@ class Site:
         note = STATE_DIR / "pump.json"
         until(lambda: note.exists() and note.stat().st_mtime >= started, 30, "the pump runs")
 
+    @contextlib.contextmanager
+    def version(self, tree, without_ledger=False):
+        """Have another version in the checkout's place, for a master that is started with it."""
+        self.master.kill()
+        for path in STATE_DIR.glob("ledger.sqlite*") if without_ledger else ():
+            path.unlink()
+        run("mount", "--bind", tree, CHECKOUT)
+        try:
+            self.master.start()
+            yield
+        finally:
+            self.master.kill()
+            run("umount", CHECKOUT)
+            self.master.start()
+
     def at_rest(self, act):
         """Act while the master stands still and none of its processes has the ledger open."""
 
@@ -475,6 +498,22 @@ class Site:
     def bells(self):
         with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
             return books.rung()
+
+    @contextlib.contextmanager
+    def rings(self):
+        """Yield what returns all bells since: names, and whether of a ready hypervisor."""
+        path = STATE_DIR / "ledger.sqlite"
+        noted = "BEGIN INSERT INTO rings VALUES (NEW.name, NEW.ready); END"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("CREATE TABLE rings (name TEXT, ready INTEGER)")
+            db.execute(f"CREATE TRIGGER ring AFTER INSERT ON bells {noted}")
+            db.execute(f"CREATE TRIGGER ring_again AFTER UPDATE OF eager ON bells {noted}")
+            try:
+                yield lambda: db.execute("SELECT name, ready FROM rings").fetchall()
+            finally:
+                db.execute("DROP TRIGGER ring")
+                db.execute("DROP TRIGGER ring_again")
+                db.execute("DROP TABLE rings")
 
     def others(self):
         """What no deployment of another store may change."""
@@ -558,6 +597,42 @@ class Site:
             finally:
                 ended.set()
                 listener.join()
+
+
+def on_private_machine():
+    """Say whether this is a machine of tests/lab/machine."""
+    return " /srv/store-deploy " in pathlib.Path("/proc/self/mountinfo").read_text()
+
+
+@contextlib.contextmanager
+def running():
+    """Lay the lab's own files over the private machine, start a site there, and end it."""
+    shutil.copytree(LAB, "/", dirs_exist_ok=True)
+    run("ip", "address", "add", ADDRESS, "dev", "lo")
+    hooks = pathlib.Path("/etc/libvirt/hooks")
+    (hooks / "refusals").mkdir(parents=True)
+    shutil.copy(HERE / "refuse-start", hooks / "qemu")
+    # An image that QEMU can start; nothing is on it.
+    image = POOL / "image.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", image, "1G")
+    run("qemu-io", "-c", "write -P 0x5a 0 1M", image)
+    logd = subprocess.Popen(["virtlogd"])
+    libvirtd, master = Libvirtd(), Master()
+    stand_ins = stand_in.StandIns()
+    libvirtd.start()
+    master.start()
+    stand_ins.follow()
+    # The engine may have been first.
+    STATE_DIR.mkdir(mode=0o700, exist_ok=True)
+    site = Site(master, libvirtd, stand_ins, image)
+    try:
+        yield site
+    finally:
+        for daemon in (*site.hypervisors.values(), master, libvirtd):
+            daemon.kill()
+        for process in stand_ins.processes.values():
+            process.kill()
+        logd.kill()
 
 
 def back_up(to):

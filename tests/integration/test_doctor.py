@@ -28,7 +28,6 @@ def test_the_shipped_configuration_is_healthy(site):
         ("40-store-deploy-autosign", "no autosign_file is set"),
         ("50-store-deploy-engine", "the engine store_pump is not configured"),
         ("50-store-deploy-pillar", "ext_pillar store_deploy is not configured"),
-        ("50-store-deploy-reactor", "no reactor for store/*/hypervisor/ready"),
         ("50-store-deploy-schedule", "no schedule calls deploy.reconcile"),
     ],
 )
@@ -43,7 +42,7 @@ def test_a_missing_file_is_found(site, configure, missing, fault):
 
 def test_a_master_that_was_not_restarted_is_found(site, configure):
     site.pumped()
-    configure(without=["50-store-deploy-reactor.conf"], module_dirs=["/elsewhere"])
+    configure(reactor=[{"site/*": []}], module_dirs=["/elsewhere"])
     faults = {
         each["fault"]: each["mend"]
         for each in site.salt_run("doctor", "hypervisors=False").answer["faults"]
@@ -122,7 +121,7 @@ def test_hypervisors_are_asked_all_at_once(site, hypervisors):
     assert done.status == 1
     found = [(*each["fault"].split(": ", 1), each["mend"]) for each in done.answer["faults"]]
     for name, fault, mend in (
-        ("hv-no-virt", "Salt's module virt is not loaded", "bin/pip install"),
+        ("hv-no-virt", "Salt's module virt is not loaded", "-m pip install"),
         ("hv-no-virt", "its pillar has no store_server", "describe its store there"),
         ("hv-old", "its modules are missing or not those of", "saltutil.sync_all"),
         ("hv-old", "the pillar of hv-old does not compile", "pillar.show_pillar hv-old"),

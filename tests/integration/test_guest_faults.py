@@ -7,7 +7,7 @@ import concurrent.futures
 import pytest
 import store_site
 
-from storelib import steps
+from storemaster.deployment.steps import installing
 
 PROBE = {"command": "echo closed | tee -a /srv/tries; exit 3"}
 STORES = {
@@ -76,7 +76,7 @@ def test_an_images_own_configuration_has_its_say_only_when_the_deployment_ends(f
         "without the bootstrap data this minion would go by master: uyuni.example.com, id: "
         "store-image.example.com"
     )
-    config = site.record("image").evidence["boot_ids"]
+    config = site.record("image").evidence.boot_ids
     assert len(config) == 3, "all else was done"
     disk(site, "image", "etc/salt/minion.d/susemanager.conf").unlink()
     done = site.salt_run("retry", "image")
@@ -107,7 +107,7 @@ def test_a_guest_that_does_not_come_back_from_a_reboot_is_told(failed, site):
     assert why.startswith("restarting was not over after 60 s: store-lost ")
     # Seen from outside: it went down, and no third boot began.
     assert site.stand_ins.is_down("store-lost")
-    _, second = site.record("lost").evidence["boot_ids"]
+    _, second = site.record("lost").evidence.boot_ids
     assert disk(site, "lost", "srv/boot_id").read_text().strip() == second
 
 
@@ -119,11 +119,11 @@ def test_a_probe_that_fails_at_each_try_is_named(failed, site):
         "mend the service in the guest or its states, then: salt-run deploy.retry probes, or, if "
         "you changed the pillar: salt-run deploy.store probes"
     )
-    assert record.evidence["failure"]["results"][0]["check"] == PROBE
+    assert record.evidence.failure["results"][0]["check"] == PROBE
     # The last try is the failure.
-    assert record.evidence["probe_tries"] == steps.PROBE_TRIES - 1
+    assert record.evidence.probe_tries == installing.PROBE_TRIES - 1
     tries = disk(site, "probes", "srv/tries").read_text().split()
-    assert len(tries) == steps.PROBE_TRIES
+    assert len(tries) == installing.PROBE_TRIES
 
 
 def test_a_guest_trusts_only_the_master_whose_key_its_seed_carried(failed, site):

@@ -48,6 +48,9 @@ def test_another_hypervisor_gets_no_twin_of_a_server_that_runs(first, site):
     store_site.until(lambda: "offered" in site.record(STORE).evidence, 60, "it is told")
     told = site.salt_run("explain", STORE).answer
     assert f"{HYPERVISOR} still runs the store's server" in told["offered"]
+    plan = site.salt_run("plan", STORE, "hypervisor=hv-twin", "redeploy=True").answer
+    twin = f"{HYPERVISOR} still runs the server of store {STORE}: a second one would be its twin"
+    assert [fault for fault in plan["faults"] if twin in fault]
     assert (site.record(STORE).state, site.record(STORE).hypervisor) == ("deployed", HYPERVISOR)
 
 

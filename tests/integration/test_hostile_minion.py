@@ -4,6 +4,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -13,8 +14,9 @@ import pytest
 import salt.exceptions
 import store_site
 
-from storelib import flow, lifecycle, report
-from storelib.turn import MEND_AGAIN
+from storelib import report
+from storemaster.deployment import engine, lifecycle
+from storemaster.deployment.jobs import MEND_AGAIN
 
 PATH = [*(state.name for state in lifecycle.PATH), "deployed"]
 FLOOD = int(os.environ.get("STORE_DEPLOY_FLOOD", "1000"))
@@ -36,6 +38,11 @@ def told(site):
     with site.events("salt/job/") as heard:
         site.begin("calm")
         site.deployed("calm")
+    # Nobody forges its bells, so that an honest one can be told from them.
+    site.describe("hv-honest", "honest")
+    site.begin("honest")
+    assert site.salt_run("cancel", "honest").status == 0
+    site.ended("honest")
     return {data["fun"]: data["return"] for tag, data in heard if "/ret/" in tag}
 
 
@@ -46,7 +53,7 @@ def condition(site, store):
     store_site.until(lambda: not site.record(store).candidate, 60, "it was looked at")
     record = site.record(store)
     # What a minion may have lacked is no word about the store.
-    evidence = {key: value for key, value in record.evidence.items() if key != "mended"}
+    evidence = dataclasses.replace(record.evidence, mended=[])
     # When it was looked at is none, either.
     seen = {"looked": {}, "clock_s": 0, "spent_s": 0}
     return {
@@ -66,18 +73,16 @@ def states(site, store):
     return [change.state for change in history if not change.reason.startswith("refused: ")]
 
 
-def answered(site, heard, minion, store, seconds=120):
-    """Ring as an honest minion does, and wait until the bell was answered."""
-    assert site.ask(minion, "event.send", f"store/{store}/guest/honest", seconds=60)
-
-    def done():
-        return any(
-            tag.endswith("/ret") and data["fun_args"] == [{"store": store, "minion": minion}]
-            for tag, data in list(heard)
-        )
-
-    store_site.until(done, seconds, "the honest bell was heard")
-    store_site.until(lambda: not site.bells(), 30, "the bells were answered")
+@contextlib.contextmanager
+def answered(site, seconds=120):
+    """Ring as an honest minion does after what is done here, and wait until all was answered."""
+    with site.rings() as rung:
+        yield
+        # A tag that 3006 cannot read back is lost on whoever reads the bus, with what is beside it.
+        ask = functools.partial(site.ask, "store-calm", "event.send", "store/honest/guest/here")
+        store_site.until(functools.partial(ask, seconds=10), 60, "the honest minion rings")
+        store_site.until(lambda: ("honest", 0) in rung(), seconds, "the honest bell was heard")
+        store_site.until(lambda: not site.bells(), 30, "the bells were answered")
 
 
 # Events.
@@ -92,12 +97,11 @@ def test_forged_events_move_nothing(site, hostile, told):
         *(f"salt/minion/{guest}/start", "salt/minion/hv-0815/start", "store/0815/guest/booted"),
         *("store/calm/deploy/failed", f"salt/job/20200101000000000000/ret/{guest}"),
     ]
-    with site.events("salt/run/") as heard:
+    with answered(site):
         for tag in tags:
             hostile.fire(tag, {"id": guest, "state": "failed"})
             for minion in (guest, hypervisor):
                 hostile.fire_as((tag, {"id": minion, "store": "calm", "return": {}, "ok": False}))
-        answered(site, heard, guest, "calm")
     assert condition(site, "calm") == before
 
 
@@ -117,9 +121,18 @@ TEXTS = {
 }
 
 
-def test_what_an_event_says_is_never_executed(site, hostile, told):
+@pytest.fixture(params=["engine", "reactors"])
+def hearing(request, master):
+    """Who hears the bus; return the runners that may be begun for that."""
+    if request.param == "engine":
+        return set()
+    master(without=["50-store-deploy-engine.conf"], **store_site.REACTORS)
+    return {"runner.deploy.notify"}
+
+
+def test_what_an_event_says_is_never_executed(site, hostile, told, hearing):
     before = condition(site, "calm")
-    with site.events("salt/run/") as heard:
+    with site.events("salt/run/") as heard, answered(site):
         for text in TEXTS.values():
             data = {"id": text, "data": text, "store": text, "fun": text, "return": text}
             for tag in (
@@ -128,32 +141,21 @@ def test_what_an_event_says_is_never_executed(site, hostile, told):
             ):
                 hostile.fire(tag, data)
                 hostile.fire_as((tag, data), (tag, {"id": data}))
-        answered(site, heard, "store-calm", "calm")
-    begun = [data["fun"] for tag, data in heard if tag.endswith("/new")]
-    assert len(begun) > len(TEXTS)
-    assert set(begun) == {"runner.deploy.notify"}
+    assert {data["fun"] for tag, data in heard if tag.endswith("/new")} == hearing
     assert not pathlib.Path("/srv/pwned").exists()
     assert condition(site, "calm") == before
 
 
-def test_a_tag_that_salt_cannot_read_back_stops_neither_bells_nor_pump(site, hostile, told):
-    """Salt 3006 starts its reactor anew after an empty line in a tag; what rings then is lost."""
+def test_a_tag_that_salt_cannot_read_back_stops_no_bells(site, hostile, told):
     log = pathlib.Path("/var/log/salt/master")
     written = log.stat().st_size
-    with site.events("salt/run/") as heard:
+    with answered(site, 60):
         for tag in ("store/x\n\ny/guest/z", "salt/job/x\n\ny/ret/store-calm"):
             hostile.fire(tag)
             hostile.fire_as((tag, {"id": "x"}))
-        store_site.until(lambda: rung_and_heard(site, heard), 60, "an honest bell is heard again")
     with log.open(errors="replace") as file:
         file.seek(written)
         assert "store_pump) could not be started" not in file.read()
-
-
-def rung_and_heard(site, heard):
-    with contextlib.suppress(AssertionError):
-        answered(site, heard, "store-calm", "calm", seconds=3)
-        return True
 
 
 def test_after_a_flood_of_bells_an_honest_one_is_answered(site, hostile, told):
@@ -164,13 +166,12 @@ def test_after_a_flood_of_bells_an_honest_one_is_answered(site, hostile, told):
         else (f"salt/minion/m{n}/start", {"id": f"m{n}"})
         for n in range(FLOOD)
     ]
-    with site.events("salt/run/") as heard:
-        began = time.monotonic()
+    began = time.monotonic()
+    with answered(site, seconds=60 + FLOOD // 10):
         for first in range(0, FLOOD, 100):
             hostile.fire_as(*bells[first : first + 100])
         print(f"{FLOOD} bells were rung in {time.monotonic() - began:.1f} s")
-        answered(site, heard, "store-calm", "calm", seconds=60 + FLOOD // 10)
-        print(f"the honest one was answered after {time.monotonic() - began:.1f} s")
+    print(f"the honest one was answered after {time.monotonic() - began:.1f} s")
     assert (site.list(), condition(site, "calm")) == before
 
 
@@ -276,7 +277,7 @@ def test_a_deployment_under_attack_takes_its_way(site, hostile, told):
     assert len(site.history("attacked")) > len(PATH), "the history tells that reports were refused"
     # Two of each MEND_AGAIN + 2 are answered with what an honest minion may lack, and not counted.
     uncounted = 2 * (2 + (len(forged) + len(lied)) // MEND_AGAIN)
-    assert record.evidence["refused"]["count"] >= len(forged) + len(lied) - uncounted
+    assert record.evidence.refused["count"] >= len(forged) + len(lied) - uncounted
 
 
 def test_no_return_is_taken_under_another_id(site, hostile, told):
@@ -304,7 +305,7 @@ def test_who_calls_first_by_the_guests_name_gets_nothing(site):
     caller = enemy.Caller("store-raced")
     # Nobody looks after it now: all that it can get, it gets.
     with contextlib.ExitStack() as stack:
-        lock = lambda: flow.locked(store_site.STATE_DIR / "locks", "raced")  # noqa: E731
+        lock = lambda: engine.locked(store_site.STATE_DIR / "locks", "raced")  # noqa: E731
         store_site.until(lambda: stack.enter_context(lock()), 30, "the store's lock is ours")
         assert site.armed("store-raced")
         given = caller.call()

@@ -248,7 +248,7 @@ def test_a_start_that_always_fails_is_given_up(site, fails):
     site.refuse_starts("store-refused", 99)
     why = fails("refused", "starting")
     assert why.startswith("the domain store-refused did not start in 3 attempts: ")
-    assert site.record("refused").evidence["failure"]["attempts"] == 3
+    assert site.record("refused").evidence.failure["attempts"] == 3
 
 
 def test_a_guest_that_never_calls_fails_and_can_be_deployed_afterwards(site, fails):

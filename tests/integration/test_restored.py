@@ -14,7 +14,7 @@ import threading
 import pytest
 import store_site
 
-from storelib import lifecycle
+from storemaster.deployment import lifecycle
 
 STORE, GUEST, HYPERVISOR = "restored", "store-restored", "hv-restored"
 AT_ONCE = {"queued"}

@@ -186,11 +186,9 @@ def spied(site, planted):
             "canary": [CANARY.encode()],
             "private key": key.splitlines()[1:-1],
             "root secret": forms(root),
-            "secret of the guest": [
-                seal.secret(root, GUEST, record.evidence["public_key"]).encode()
-            ],
+            "secret of the guest": [seal.secret(root, GUEST, record.evidence.public_key).encode()],
             "secret of the hypervisor": [
-                seal.secret(root, HYPERVISOR, record.evidence["hypervisor_key"]).encode()
+                seal.secret(root, HYPERVISOR, record.evidence.hypervisor_key).encode()
             ],
         },
         [repr(event).encode() for event in heard],

@@ -113,6 +113,19 @@ def test_minions_that_stand_still_end_their_state_and_a_retry_goes_on(site, sile
     site.deployed("silent")
 
 
+def test_minions_that_stand_still_and_go_on_within_their_limit_end_it_well(site):
+    begin(site, "slow", verify=[WAITS], timeouts={"verifying": FROZEN_S + 300})
+    site.entered("slow", "verifying")
+
+    def freeze(how):
+        site.stand_ins.signal_minion("store-slow", how)
+        site.hypervisors["hv-slow"].signal(how)
+
+    with frozen(freeze, FROZEN_S):
+        go(site, "slow")
+    site.deployed("slow")
+
+
 @pytest.fixture
 def clock(site, master):
     """A master without a schedule, whose clock can be set."""

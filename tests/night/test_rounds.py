@@ -15,7 +15,7 @@ from tests.e2e.faults import FAULTS, suffered
 from tests.e2e.stores import PATIENT, Stores
 from tests.lab.lab import Lab
 
-from storelib import lifecycle
+from storemaster.deployment import lifecycle
 
 STATES = ("booting", "rebooting", "configuring", "restarting", "verifying")
 ROUNDS = [

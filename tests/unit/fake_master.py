@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-A stub of Salt's master as ``storelib.world.World`` has it, with one hypervisor and one guest.
+A stub of Salt's master as :mod:`storemaster.deployment.master_api` has it, with one hypervisor and
+one guest.
 
 It answers with reports as the modules make them, has a time of its own that leaps to whatever
 comes next, a clock that can be set wrong, and can be killed at any point. That Salt really behaves
@@ -13,10 +14,11 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
-from storelib import flow, lifecycle, orders, report, seal, verbs
-from storelib.ledger import TURN_S, Ledger
-from storelib.spec import from_pillar
-from storelib.world import ACCEPTED, Returned
+from storelib import orders, report, seal
+from storemaster.deployment import engine, lifecycle, requests, verbs
+from storemaster.deployment.ledger import LOOK_AGAIN_S, Ledger
+from storemaster.deployment.master_api import ACCEPTED, Returned
+from storemaster.deployment.spec import from_pillar
 
 HYPERVISOR = "hv-0815"
 GUEST = "store-0815"
@@ -170,16 +172,18 @@ class FakeMaster:
     def begin(self, redeploy=False, by="operator", hypervisor=HYPERVISOR):
         """Begin a deployment of the store that the hypervisor's pillar describes."""
         made = from_pillar(self.pillars[hypervisor], hypervisor)
-        return flow.begin(self.books, self.time, made, hypervisor, by, redeploy)
+        return requests.begin(self.books, self.time, made, hypervisor, by, redeploy)
 
     def run(self, until=lambda record: False, store="0815", max_active=50):
         """Do what engine and schedule do: advance what is due or rung, until it ends."""
         for _ in range(500):
-            record = flow.advance(self, self.books, store, max_active)
+            record = engine.advance(self, self.books, store, max_active)
             if not record.active or until(record):
                 return record
-            # As Ledger.due has it.
-            due = record.due if record.due <= self.now() + TURN_S else 0
+            # As Ledger.due has it; who is queued is looked at by the sweep, once a slot is free.
+            due = record.due if record.due is not None else self.now() + LOOK_AGAIN_S
+            due = due if due <= self.now() + LOOK_AGAIN_S or record.state == "queued" else 0
+            due = min(due, self.now() + LOOK_AGAIN_S)
             self.wait(max(due - self.ahead_s, self.time + 0.25))
         raise AssertionError(f"{record.state} never ends: {record.reason}")
 
@@ -227,7 +231,7 @@ class FakeMaster:
         """Return the arguments of each job of a function that was published."""
         return [arguments for function, arguments in self.published if function == name]
 
-    # storelib.world.World
+    # storemaster.deployment.master_api.MasterApi
 
     def now(self):
         return self.time + self.ahead_s
@@ -248,7 +252,7 @@ class FakeMaster:
         with self.point(f"publish {function}"):
             records = self.witness.all()
             jobs = [record.job for record in records if record.job]
-            looks = [record.evidence.get("look", {}) for record in records]
+            looks = [record.evidence.look for record in records]
             known = [each for job in jobs for each in (job.jid, job.probe)]
             known += [each for look in looks for each in (*look.get("jids", []), look.get("mend"))]
             if jid not in known:
@@ -300,7 +304,10 @@ class FakeMaster:
     def master_public_key(self):
         return pem("master")
 
-    def store_server(self, hypervisor, environment=None):
+    def looked_at(self, deployment, hypervisor, store_server):
+        """Here a pillar costs nothing."""
+
+    def store_server(self, hypervisor, environment=None, deployment=""):
         if environment is not None:
             self.environments[hypervisor] = environment
         return self.pillars.get(hypervisor)
@@ -323,7 +330,9 @@ class FakeMaster:
         if function.endswith(".job"):
             value = self._value(minion, function, arguments)
             value = self.instead.get(function, dict)(value)
-            self._return(jid, minion, function, self._sealed(minion, value, arguments))
+            value = self._sealed(minion, value, arguments)
+            value = self.forged.get(function, lambda sealed: sealed)(value)
+            self._return(jid, minion, function, value)
             return
         self._running[jid] = (minion, function)
         self.later(self.takes_s[function], lambda: self._ended(jid, minion, function, arguments))

@@ -22,9 +22,9 @@ from fake_master import (
     with_facts,
 )
 
-from storelib import flow
 from storelib.errors import Refused
-from storelib.world import ACCEPTED
+from storemaster.deployment import requests
+from storemaster.deployment.master_api import ACCEPTED
 
 OLD, NEW = pem("guest of deployment 1"), pem("guest of deployment 2")
 
@@ -34,7 +34,7 @@ def now(master):
 
 
 def rollback(master):
-    return flow.rollback(master.books, master.time, now(master))
+    return requests.rollback(master.books, master.time, now(master))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_set_aside_server_runs_again_with_its_own_key(replaced):
     assert replaced.keys(GUEST) == {ACCEPTED: OLD}
     assert replaced.facts["domain"]["generation"] == 1
     assert replaced.facts["domain"]["state"] == "running"
-    assert record.evidence["public_key"] == OLD
+    assert record.evidence.public_key == OLD
     assert [each["generation"] for each in replaced.facts["set_asides"]] == [2]
     assert set(record.asides) == {"2"}
 
@@ -104,7 +104,7 @@ def test_a_cancelled_redeployment_is_rolled_back(master):
     deployed(master)
     master.begin(redeploy=True)
     master.run(until=lambda record: record.state == "booting")
-    flow.cancel(master.books, master.time, now(master))
+    requests.cancel(master.books, master.time, now(master))
     assert master.run().state == "cancelled"
     rollback(master)
     assert master.run().state == "deployed"
@@ -118,7 +118,7 @@ def test_a_rollback_that_failed_goes_on_to_the_same_server(replaced, verb):
     record = failed(replaced, "rolling_back", "no memory")
     assert "deploy.retry" in record.next_action or record.next_action == "mend it"
     replaced.instead.clear()
-    getattr(flow, verb)(replaced.books, replaced.time, now(replaced))
+    getattr(requests, verb)(replaced.books, replaced.time, now(replaced))
     assert replaced.run().state == "deployed"
     assert replaced.keys(GUEST) == {ACCEPTED: OLD}
 
@@ -130,7 +130,7 @@ def test_a_rollback_that_never_got_its_slot_is_retried_as_one(master):
     rollback(master)
     record = master.run(max_active=0)
     assert (record.state, record.failed_in) == ("failed", "rolling_back")
-    flow.retry(master.books, master.time, record)
+    requests.retry(master.books, master.time, record)
     assert master.run().state == "deployed"
     assert master.keys(GUEST) == {ACCEPTED: OLD}
 
@@ -158,7 +158,7 @@ def test_a_server_that_a_cancelled_deployment_had_set_aside_is_found_again(maste
     deployed(master)
     master.begin(redeploy=True)
     master.run(until=lambda record: record.state == "clearing")
-    flow.cancel(master.books, master.time, now(master))
+    requests.cancel(master.books, master.time, now(master))
     assert master.run().state == "cancelled"
     assert now(master).asides == {}
     deployed(master)
@@ -187,10 +187,10 @@ def test_a_rollback_can_be_held_but_not_cancelled(replaced):
     rollback(replaced)
     for _ in range(2):
         with pytest.raises(Refused, match="makes no new server to remove"):
-            flow.cancel(replaced.books, replaced.time, now(replaced))
+            requests.cancel(replaced.books, replaced.time, now(replaced))
         if now(replaced).state == "queued":
-            flow.hold(replaced.books, replaced.time, now(replaced))
-    flow.release(replaced.books, replaced.time, now(replaced))
+            requests.hold(replaced.books, replaced.time, now(replaced))
+    requests.release(replaced.books, replaced.time, now(replaced))
     assert replaced.run().state == "deployed"
 
 
@@ -199,7 +199,7 @@ def test_what_is_under_way_is_not_rolled_back_and_not_retired(master, state):
     deployed(master)
     master.begin(redeploy=True)
     before = master.run(until=lambda record: record.state == state)
-    for verb in (flow.rollback, flow.retire):
+    for verb in (requests.rollback, requests.retire):
         with pytest.raises(Refused, match=f"store 0815 is {state}"):
             verb(master.books, master.time, before)
     assert now(master) == before
@@ -222,7 +222,7 @@ def test_a_stale_key_that_was_never_the_stores_gives_nothing(master):
     master.begin()
     record = master.run(until=lambda record: record.state == "defining")
     assert record.key_of(GUEST) == ""
-    assert pem("somebody") in record.evidence.values()
+    assert record.evidence.old_public_key == pem("somebody")
 
 
 def test_once_it_is_set_aside_the_old_key_gives_nothing(master):
@@ -237,45 +237,78 @@ def test_once_it_is_set_aside_the_old_key_gives_nothing(master):
 
 @pytest.mark.parametrize("data_disks", [False, True])
 def test_a_store_is_retired_with_all_its_servers_and_keys(replaced, data_disks):
-    flow.retire(replaced.books, replaced.time, now(replaced), data_disks)
+    requests.retire(replaced.books, replaced.time, now(replaced), data_disks)
     record = replaced.run()
     assert (record.state, record.due, record.deadline) == ("retired", None, None), record.reason
     assert replaced.keys(GUEST) == {}
     assert not replaced.up
     assert replaced.facts["set_asides"] == []
-    removed = [each["path"] for each in record.evidence["retired"]["removed"]]
+    removed = [each["path"] for each in record.evidence.retired["removed"]]
     assert removed == ["/pool/g1", GUEST]
-    assert bool(record.evidence["retired"]["kept"]) is not data_disks
+    assert bool(record.evidence.retired["kept"]) is not data_disks
     assert told(replaced)[-2:] == ["retiring", "retired"]
 
 
 def test_a_retired_store_can_be_deployed_again(replaced):
-    flow.retire(replaced.books, replaced.time, now(replaced))
+    requests.retire(replaced.books, replaced.time, now(replaced))
     replaced.run()
     assert deployed(replaced).generation == 3
+
+
+def test_a_failed_removal_is_gone_on_with_by_the_verb_as_it_was_said(replaced):
+    replaced.instead["store_hypervisor.retire"] = not_ok("no libvirt")
+    requests.retire(replaced.books, replaced.time, now(replaced), data_disks=True)
+    record = failed(replaced, "retiring", "no libvirt")
+    assert record.next_action.endswith("salt-run deploy.retire 0815 data_disks=True remove=True")
+
+
+@pytest.mark.parametrize("way", ["retry", "release", "begin again"])
+def test_what_goes_on_in_another_way_is_another_attempt(master, way):
+    """By its attempt a hypervisor tells a late order from one of now."""
+    master.begin()
+    master.run(until=lambda record: record.state == "defining")
+    before = now(master).attempt
+    if way == "retry":
+        master.instead["store_hypervisor.define"] = not_ok("it broke")
+        requests.retry(master.books, master.time, failed(master, "defining", "it broke"))
+        master.instead.clear()
+    elif way == "release":
+        requests.release(
+            master.books, master.time, requests.hold(master.books, master.time, now(master))
+        )
+    else:
+        key = pem("the hypervisor, installed anew")
+        master.hypervisor_key = master.known_keys[HYPERVISOR][ACCEPTED] = key
+    assert master.run().state == "deployed", now(master).reason
+    ordered = [
+        master.functions(f"store_hypervisor.{step}")[-1]["order"]["attempt"]
+        for step in ("prepare", "finish")
+    ]
+    assert ordered == ([before + 1] * 2 if way == "begin again" else [before, before + 1])
+    assert now(master).attempt == before + 1
 
 
 def test_what_could_not_be_removed_is_named_and_retire_can_be_said_again(replaced):
     left = [{"what": "disk", "path": "/pool/store-0815.qcow2"}]
     replaced.instead["store_hypervisor.retire"] = with_facts(left=left)
-    flow.retire(replaced.books, replaced.time, now(replaced))
+    requests.retire(replaced.books, replaced.time, now(replaced))
     record = failed(replaced, "retiring", "not be removed: hv-0815: /pool/store-0815.qcow2")
-    assert record.evidence["cleanup_failed"] == ["hv-0815: /pool/store-0815.qcow2"]
+    assert record.evidence.cleanup_failed == ["hv-0815: /pool/store-0815.qcow2"]
     assert record.next_action.endswith("salt-run deploy.retire 0815 remove=True")
     with pytest.raises(Refused, match="cannot be taken back"):
-        flow.cancel(replaced.books, replaced.time, record)
+        requests.cancel(replaced.books, replaced.time, record)
     replaced.instead.clear()
-    flow.retire(replaced.books, replaced.time, record)
+    requests.retire(replaced.books, replaced.time, record)
     assert replaced.run().state == "retired"
 
 
-@pytest.mark.parametrize("verb", [flow.cancel, flow.retire])
+@pytest.mark.parametrize("verb", [requests.cancel, requests.retire])
 def test_a_hypervisor_that_never_comes_back_is_named_as_not_cleaned_up(master, verb):
-    state = {flow.cancel: "cancelling", flow.retire: "retiring"}[verb]
+    state = {requests.cancel: "cancelling", requests.retire: "retiring"}[verb]
     master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {state: 3600}}}
     master.begin()
     master.run(until=lambda record: record.state == "booting")
-    if verb is flow.retire:
+    if verb is requests.retire:
         master.run()
     # Its guest runs on, but does not call.
     master.calls = False
@@ -283,5 +316,5 @@ def test_a_hypervisor_that_never_comes_back_is_named_as_not_cleaned_up(master, v
     verb(master.books, master.time, now(master))
     record = master.run()
     assert (record.state, record.failed_in) == ("failed", state)
-    assert record.evidence["cleanup_failed"] == ["hv-0815: whatever it has of store-0815"]
+    assert record.evidence.cleanup_failed == ["hv-0815: whatever it has of store-0815"]
     assert master.keys(GUEST) == {}

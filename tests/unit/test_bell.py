@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from storelib import bell
+from storelib.hypervisor import bell
 
 
 @pytest.fixture
@@ -80,3 +80,18 @@ def test_a_note_that_cannot_be_read_is_none(marker, text):
     assert bell.is_due(marker, 0)
     bell.rung(marker, 0)
     assert json.loads(bell.note(marker).read_text())["rings"] == 1
+
+
+def test_it_is_rung_when_it_is_time_until_it_was_heard(marker):
+    sent, ended = [], []
+
+    def ring(store="0815"):
+        return bell.ring(marker, store, lambda *event: sent.append(event) or True, ended.append)
+
+    assert ring(None) is False
+    assert [ring(), ring()] == [True, False]
+    assert sent == [("store/0815/hypervisor/ready", {})]
+    bell.acknowledge(marker)
+    assert not ended
+    assert ring() is False
+    assert (len(sent), ended) == (1, [bell.SCHEDULE])

@@ -8,11 +8,13 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 CLIENTS = {"_runners": ["salt-run"], "_modules": ["salt", "salt-call"]}
+CORE = (REPO / "salt/_utils/storelib", REPO / "_utils/storemaster")
 LOADED = [
     path
     for folder in ("_engines", "_modules", "_pillar", "_runners", "_states")
@@ -94,6 +96,17 @@ def test_every_argument_of_a_public_function_is_documented(path, function):
     assert set(arguments(function)) - heads == set()
 
 
+@pytest.mark.parametrize("path", sorted((REPO / "_modules").glob("*.py")), ids=lambda p: p.stem)
+def test_a_function_of_an_execution_module_is_one_call(path):
+    """Whatever it does is in its wing."""
+    functions = [node for p, node in map(lambda each: each.values, PUBLIC) if p == path]
+    bodies = {function.name: function.body[1:] for function in functions}
+    assert bodies
+    assert [
+        name for name, body in bodies.items() if [type(node) for node in body] != [ast.Return]
+    ] == []
+
+
 @pytest.mark.parametrize("path", LOADED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_loader_modules_print_nothing_but_a_runners_progress(path):
     printing = {
@@ -131,8 +144,8 @@ def test_a_reactor_only_rings_the_doorbell(path):
 
 @pytest.mark.parametrize(
     "path",
-    sorted((REPO / "_utils" / "storelib").rglob("*.py")),
-    ids=lambda path: str(path.relative_to(REPO / "_utils")),
+    sorted(path for top in CORE for path in top.rglob("*.py")),
+    ids=lambda path: str(path.relative_to(REPO)),
 )
 def test_only_the_masters_adapters_import_salt(path):
     imported = {
@@ -143,3 +156,121 @@ def test_only_the_masters_adapters_import_salt(path):
         + [alias.name for alias in node.names if isinstance(node, ast.Import)]
     }
     assert "salt" not in imported or path.parent.name == "master"
+
+
+def changing(path):
+    """Yield the calls in a file that give a record another state, or write one that has."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            name, given = ast.unparse(node.func).rpartition(".")[2], {k.arg for k in node.keywords}
+            if (name == "replace" and "state" in given) or (name == "save" and "change" in given):
+                yield f"{path.name}: {ast.unparse(node)[:80]}"
+
+
+def test_a_state_is_changed_by_one_door_only():
+    files = sorted((REPO / "_utils/storemaster").rglob("*.py"))
+    by_file = {path.name: list(changing(path)) for path in files}
+    assert [name for name, found in by_file.items() if found] == ["transition.py"]
+    assert len(by_file["transition.py"]) == 2
+
+
+def test_a_file_is_replaced_and_a_lock_is_taken_in_one_place_only():
+    ours = [*LOADED, *(path for top in CORE for path in top.rglob("*.py"))]
+    calls = [
+        (str(path.relative_to(REPO)), name)
+        for path in ours
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        if (name := ast.unparse(node.func)) in ("fcntl.flock", "os.fsync")
+    ]
+    assert {name for _, name in calls} == {"fcntl.flock", "os.fsync"}
+    assert {path for path, _ in calls} == {"salt/_utils/storelib/files.py"}
+
+
+COMMANDS = REPO / "salt/_utils/storelib/commands.py"
+HYPERVISORS = (
+    REPO / "salt/_modules/store_hypervisor.py",
+    *sorted((REPO / "salt/_utils/storelib/hypervisor").glob("*.py")),
+    COMMANDS,
+)
+
+
+def hints(path):
+    """Yield what a file's faults tell the operator to do, as far as it is written down."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if path == COMMANDS and isinstance(node, ast.Return):
+            yield ast.unparse(node.value)
+        called = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Fault", "domains.Fault")
+        if called and len(node.args) > 1:
+            yield ast.unparse(node.args[1])
+
+
+def test_no_operator_is_told_to_take_a_step_that_is_no_verb():
+    """Only a deployment clears, stages, prepares or defines."""
+    told = [hint for path in HYPERVISORS for hint in hints(path)]
+    assert len(told) > 30
+    steps = re.compile(r"\b(clear|stage|prepare|define|restore|discard|finish)\b(?!d)")
+    assert [hint for hint in told if steps.search(hint.replace("deploy.", ""))] == []
+
+
+DOING = re.compile(r"\b(rename|remove|move|detach|shut off|shut it|convert|by hand|look at both)\b")
+COMMAND = re.compile(r"\b(virsh|mv|rm|qemu-img|df|losetup|kill|salt-run) |commands\.\w")
+
+
+def test_what_is_to_be_done_to_a_server_disk_or_domain_is_a_command_that_can_be_typed():
+    told = [hint for path in HYPERVISORS if path != COMMANDS for hint in hints(path)]
+    assert [hint for hint in told if DOING.search(hint) and not COMMAND.search(hint)] == []
+
+
+def test_every_fragment_is_of_a_kind_that_the_changelog_shows():
+    """towncrier passes over the others without a word."""
+    kinds = re.findall(r'directory = "(\w+)"\nname = ', (REPO / "pyproject.toml").read_text())
+    fragments = [path.name for path in (REPO / "changelog.d").glob("*.md")]
+    assert fragments
+    assert [name for name in fragments if name.split(".")[1] not in kinds] == []
+
+
+@pytest.mark.parametrize("tier", ["faults", "night"])
+def test_the_tiers_that_are_run_by_hand_can_be_collected(tier):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "--quiet", f"tests/{tier}"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+TESTS, SOURCE = 700, 500
+"""Lines that a file may have: a reader finds in it what its name says."""
+
+
+def lines(path):
+    """Count the lines, in loader modules without docstrings: each verb has its reference there."""
+    text = path.read_text()
+    count = len(text.splitlines())
+    if path in [each.resolve() for each in LOADED]:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node):
+                count -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return count
+
+
+def test_no_file_is_too_long_to_be_read():
+    data = (".md", ".json", ".txt")
+    files = [REPO / name for name in marked() if not name.endswith(data)]
+    long = {
+        str(path.relative_to(REPO)): lines(path)
+        for path in files
+        if lines(path) > (TESTS if path.is_relative_to(REPO / "tests") else SOURCE)
+    }
+    assert len(files) > 200
+    assert long == {}
+
+
+def test_what_is_typed_on_a_hypervisor_is_made_in_one_place():
+    made = re.compile(r"\b(virsh|qemu-img|losetup -d|kill|mv|rm|df|mkdir) [-{a-z]")
+    elsewhere = {
+        f"{path.name}: {hint}"
+        for path in HYPERVISORS
+        if path != COMMANDS
+        for hint in hints(path)
+        if made.search(hint)
+    }
+    assert elsewhere == set()

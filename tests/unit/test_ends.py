@@ -5,9 +5,10 @@
 import pytest
 from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, not_ok, pem, report_of
 
-from storelib import flow, report
+from storelib import report
 from storelib.errors import Fault
-from storelib.world import ACCEPTED
+from storemaster.deployment import engine, requests
+from storemaster.deployment.master_api import ACCEPTED
 
 BREAKS = {
     "fault": Fault("the autosign file X cannot be written: Read-only file system", "mend X"),
@@ -84,7 +85,7 @@ def test_a_cancelled_deployment_ends_and_can_be_cancelled_again(master, broken, 
     record = master.run(until=lambda record: record.state == state)
     mended = {name: getattr(master, name) for name in acts}
     words = broken(*acts)
-    flow.cancel(master.books, master.time, record)
+    requests.cancel(master.books, master.time, record)
     record = master.run()
     if record.state != "cancelled":
         assert (record.state, record.failed_in) == ("failed", "cancelling")
@@ -93,7 +94,7 @@ def test_a_cancelled_deployment_ends_and_can_be_cancelled_again(master, broken, 
         assert "salt-run deploy.cancel 0815" in record.next_action
         for name, act in mended.items():
             setattr(master, name, act)
-        flow.cancel(master.books, master.time, record)
+        requests.cancel(master.books, master.time, record)
         assert master.run().state == "cancelled"
 
 
@@ -102,13 +103,13 @@ def test_a_retired_store_ends_and_can_be_retired_again(master, broken, acts):
     record = deployed(master)
     mended = {name: getattr(master, name) for name in acts}
     words = broken(*acts)
-    flow.retire(master.books, master.time, record)
+    requests.retire(master.books, master.time, record)
     record = ended(master, "failed", "retiring")
     assert words in record.reason
     assert "salt-run deploy.retire 0815" in record.next_action
     for name, act in mended.items():
         setattr(master, name, act)
-    flow.retire(master.books, master.time, record)
+    requests.retire(master.books, master.time, record)
     assert master.run().state == "retired"
 
 
@@ -125,9 +126,9 @@ def test_a_held_deployment_says_that_the_door_is_open(master, broken):
     master.begin()
     record = master.run(until=lambda record: record.state == "booting")
     words = broken("disarm")
-    flow.hold(master.books, master.time, record)
+    requests.hold(master.books, master.time, record)
     for _ in range(2):
-        record = flow.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.books, "0815", 50)
     assert record.state == "held"
     assert words in record.reason
 
@@ -141,7 +142,7 @@ def test_what_is_wrong_with_the_autosign_file_does_not_concern_who_is_pinned(mas
 
     master.disarm = act
     record = deployed(master)
-    flow.retire(master.books, master.time, record)
+    requests.retire(master.books, master.time, record)
     assert master.run().state == "retired"
 
 

@@ -23,10 +23,10 @@ from fake_master import (
     told,
 )
 
-from storelib import flow, views
 from storelib.errors import Conflict, Fault
-from storelib.master import office
-from storelib.world import ACCEPTED
+from storemaster.deployment import engine, new_hardware, requests, views
+from storemaster.deployment.master_api import ACCEPTED
+from storemaster.master import pump
 
 NEW = "hv-new"
 OTHER_MACHINE = "0" * 32
@@ -40,9 +40,9 @@ def now(master):
 
 def ready(master, minion=HYPERVISOR, auto_deploy=True):
     """Let a hypervisor say that it is ready, and do what comes of it."""
-    flow.offer(master, master.books, now(master), minion, auto_deploy, 50)
+    new_hardware.note_ready(master, master.books, now(master), minion, auto_deploy, 50)
     for _ in range(500):
-        record = flow.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.books, "0815", 50)
         if not record.active and not record.candidate:
             return record
         master.wait(max(record.due, master.time + 0.25))
@@ -74,7 +74,7 @@ def test_new_hardware_gets_the_stores_server_by_itself(master):
     new_box(master)
     record = ready(master)
     assert (record.state, record.generation) == ("deployed", 2), record.reason
-    assert record.evidence["hypervisor"]["machine_id"] == OTHER_MACHINE
+    assert record.evidence.hypervisor["machine_id"] == OTHER_MACHINE
     assert record.requested_by == "event"
     assert any("new hardware" in change.reason for change in master.books.history("0815"))
 
@@ -128,7 +128,7 @@ def test_the_same_hypervisor_can_be_ready_as_often_as_it_likes(master):
 def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
     master.begin()
     master.run(until=lambda record: record.state == "booting")
-    flow.cancel(master.books, master.time, now(master))
+    requests.cancel(master.books, master.time, now(master))
     master.run()
     assert ready(master).state == "cancelled"
 
@@ -137,7 +137,7 @@ def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
 def test_a_store_that_was_cancelled_before_its_hypervisor_was_known_stays_cancelled(master, state):
     master.away.add(HYPERVISOR)
     master.begin()
-    flow.cancel(master.books, master.time, now(master))
+    requests.cancel(master.books, master.time, now(master))
     assert master.run().state == "cancelled"
     master.away.clear()
     record = ready(master)
@@ -172,8 +172,8 @@ def test_a_machine_that_is_replaced_in_mid_deployment_begins_again(master, state
     record = master.run()
     assert (record.state, record.generation) == ("deployed", 1), record.reason
     assert told(master).count("staging") == 2
-    assert record.evidence["hypervisor"]["machine_id"] == OTHER_MACHINE
-    assert master.keys(GUEST) == {ACCEPTED: record.evidence["public_key"]}
+    assert record.evidence.hypervisor["machine_id"] == OTHER_MACHINE
+    assert master.keys(GUEST) == {ACCEPTED: record.evidence.public_key}
 
 
 @pytest.mark.parametrize("state", PATH[1:])
@@ -186,7 +186,7 @@ def test_a_key_that_an_operator_accepted_anew_begins_again(master, state):
     master.known_keys[HYPERVISOR] = {ACCEPTED: pem("new")}
     record = master.run()
     assert (record.state, record.generation) == ("deployed", 1), record.reason
-    assert record.evidence["hypervisor_key"] == pem("new")
+    assert record.evidence.hypervisor_key == pem("new")
     assert not master.wrong
 
 
@@ -205,11 +205,11 @@ def test_a_ready_bell_is_kept_while_another_process_has_the_store(master, tmp_pa
     new_box(master)
     opts = {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
     master.books.ring(HYPERVISOR, master.time, ready=True)
-    with flow.locked(tmp_path / "locks", "0815") as held:
+    with engine.locked(tmp_path / "locks", "0815") as held:
         assert held
-        office.reconcile(opts, master, sweep=False)
+        pump.reconcile(opts, master, sweep=False)
         assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
-    office.reconcile(opts, master, sweep=False)
+    pump.reconcile(opts, master, sweep=False)
     assert master.books.rung() == []
     assert now(master).candidate["minion"] == HYPERVISOR
 
@@ -223,8 +223,8 @@ def test_a_ready_bell_is_kept_though_the_store_is_free_again_at_once(master, tmp
     def taken(*_):
         raise Conflict("somebody else changed the record")
 
-    monkeypatch.setattr(flow, "offer", taken)
-    office.reconcile(opts, master, sweep=False)
+    monkeypatch.setattr(new_hardware, "note_ready", taken)
+    pump.reconcile(opts, master, sweep=False)
     assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
 
 
@@ -256,7 +256,7 @@ def test_an_operator_does_not_make_a_twin_either(two):
     assert "hypervisor=hv-0815" in record.next_action
     assert two.functions("store_hypervisor.clear")[1:] == []
     two.others[HYPERVISOR]["domain"] = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
-    flow.retry(two.books, two.time, record)
+    requests.retry(two.books, two.time, record)
     assert two.run().state == "deployed"
 
 
@@ -275,7 +275,7 @@ def test_a_retry_makes_no_twin_either(two, state):
     two.instead.clear()
     two.away.clear()
     two.others[HYPERVISOR] = old
-    flow.retry(two.books, two.time, record)
+    requests.retry(two.books, two.time, record)
     if state == "configuring":
         # Its own guest runs already: it goes on.
         assert two.run().state == "deployed"
@@ -292,7 +292,7 @@ def test_a_rollback_makes_no_twin_either(two):
     assert two.run().state == "deployed"
     two.away.clear()
     two.others[HYPERVISOR] = old
-    flow.rollback(two.books, two.time, now(two))
+    requests.rollback(two.books, two.time, now(two))
     failed(two, "rolling_back", "hv-0815 still runs the server of store 0815")
     assert "store_hypervisor.restore" not in ran(two)
 
@@ -304,7 +304,7 @@ def test_a_hypervisor_that_cannot_say_whether_it_runs_the_server_is_waited_for(t
     two.others[HYPERVISOR] |= {"domain": None, "libvirt": {**there["libvirt"], "why": "no socket"}}
     record = failed(two, "clearing", "hv-0815 may run the store's server and cannot say so")
     two.others[HYPERVISOR] = {**there, "domain": {**there["domain"], "state": "shut off"}}
-    flow.retry(two.books, two.time, record)
+    requests.retry(two.books, two.time, record)
     assert two.run().state == "deployed"
 
 
@@ -318,7 +318,7 @@ def test_who_forges_the_old_hypervisors_answer_makes_no_twin(two):
 
 def test_a_redeployment_that_was_cancelled_at_once_does_not_forget_the_hypervisor(two):
     two.begin(redeploy=True)
-    flow.cancel(two.books, two.time, now(two))
+    requests.cancel(two.books, two.time, now(two))
     assert two.run().state == "cancelled"
     two.begin(redeploy=True, hypervisor=NEW)
     two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
@@ -329,7 +329,7 @@ def test_a_deployment_that_an_operator_moved_is_not_moved_back_by_the_old_hyperv
     key = two.known_keys.pop(NEW)
     two.begin(redeploy=True, hypervisor=NEW)
     two.run(until=lambda record: record.reason != "")
-    flow.offer(two, two.books, now(two), HYPERVISOR, True, 50)
+    new_hardware.note_ready(two, two.books, now(two), HYPERVISOR, True, 50)
     assert now(two).hypervisor == NEW
     two.known_keys[NEW] = key
     two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
@@ -342,7 +342,7 @@ def test_a_queued_deployment_moves_though_no_slot_is_free(two):
     two.begin(redeploy=True)
     two.run(until=lambda record: record.state == "queued", max_active=0)
     two.known_keys.pop(HYPERVISOR)
-    flow.offer(two, two.books, now(two), NEW, True, 0)
+    new_hardware.note_ready(two, two.books, now(two), NEW, True, 0)
     assert (now(two).state, now(two).hypervisor) == ("awaiting_hypervisor", NEW)
 
 
@@ -351,7 +351,7 @@ def test_a_former_hypervisor_that_was_installed_anew_can_take_over(two):
     two.run(until=lambda record: "hypervisor_key" in record.evidence)
     two.known_keys.pop(NEW)
     two.known_keys[HYPERVISOR] = {ACCEPTED: pem("installed anew")}
-    flow.offer(two, two.books, now(two), HYPERVISOR, True, 50)
+    new_hardware.note_ready(two, two.books, now(two), HYPERVISOR, True, 50)
     assert now(two).hypervisor == HYPERVISOR
 
 
@@ -366,7 +366,7 @@ def test_a_guest_that_is_off_is_not_started_beside_its_twin(two):
     two.facts["domain"] |= {"state": "shut off"}
     two.away.clear()
     two.others[HYPERVISOR] = old
-    flow.retry(two.books, two.time, record)
+    requests.retry(two.books, two.time, record)
     failed(two, "configuring", "hv-0815 still runs the server of store 0815")
     assert ran(two).count("store_hypervisor.start") == 2, "once for each deployment"
 
@@ -380,8 +380,8 @@ def test_a_job_that_is_under_way_is_not_sent_again_after_a_hold(two, state):
     two.others[HYPERVISOR] = {**two.others[HYPERVISOR], "domain": gone}
     two.takes_s[function] = 60
     two.run(until=lambda record: record.job is not None and record.job.function == function)
-    flow.hold(two.books, two.time, now(two))
-    flow.release(two.books, two.time, now(two))
+    requests.hold(two.books, two.time, now(two))
+    requests.release(two.books, two.time, now(two))
     assert two.run().state == "deployed"
     assert two.wrong == []
 
@@ -393,7 +393,7 @@ def test_a_store_that_failed_to_be_retired_is_not_deployed_by_its_hypervisor(mas
     master.away.add(HYPERVISOR)
     master.begin()
     failed(master, "awaiting_hypervisor", "was not over after 10 min")
-    flow.retire(master.books, master.time, now(master))
+    requests.retire(master.books, master.time, now(master))
     failed(master, "retiring", "was not over after 10 min")
     master.away.clear()
     assert ready(master).state == "failed"
@@ -446,7 +446,7 @@ def test_an_old_hypervisor_that_comes_back_does_not_get_its_store_back(two):
     two.away.clear()
     record = ready(two, HYPERVISOR)
     assert (record.state, record.hypervisor, record.generation) == ("deployed", NEW, 2)
-    why = record.evidence["offered"]["why"]
+    why = record.evidence.offered["why"]
     assert "a server of the store, too (deployment 1, running); the store's is on hv-new" in why
 
 
@@ -473,7 +473,7 @@ def test_in_mid_deployment_another_hypervisor_is_only_told(two):
     two.run(until=lambda record: record.state == "configuring")
     record = ready(two, NEW)
     assert (record.state, record.hypervisor) == ("deployed", HYPERVISOR)
-    assert "under way on hv-0815" in record.evidence["offered"]["why"]
+    assert "under way on hv-0815" in record.evidence.offered["why"]
 
 
 # What a stranger says
@@ -485,7 +485,7 @@ def test_an_answer_with_another_key_is_not_believed(master):
     master.hypervisor_key = pem("impostor")
     record = ready(master)
     assert (record.state, record.generation) == ("deployed", before.generation)
-    assert record.evidence["refused"]["count"]
+    assert record.evidence.refused["count"]
     assert record.key_of(HYPERVISOR) == pem("hypervisor")
 
 
@@ -496,7 +496,7 @@ def test_refused_reports_are_in_the_history_once_a_state(master):
     master.forged["provisioning_helper.highstate"] = lambda value: {**value, "seal": "x"}
     record = master.run()
     assert record.failed_in == "configuring"
-    assert record.evidence["refused"]["count"] > 5
+    assert record.evidence.refused["count"] > 5
     lines = [change for change in master.books.history("0815") if "refused:" in change.reason]
     assert [change.state for change in lines[:1]] == ["configuring"]
     assert len([change for change in lines if change.state == "configuring"]) == 1
@@ -504,7 +504,7 @@ def test_refused_reports_are_in_the_history_once_a_state(master):
 
 
 def test_the_ledger_knows_all_hypervisors_of_a_store(two):
-    flow.offer(two, two.books, now(two), NEW, True, 50)
+    new_hardware.note_ready(two, two.books, now(two), NEW, True, 50)
     assert [each.store for each in two.books.of_minion(NEW)] == ["0815"]
     two.books.save(dataclasses.replace(now(two), candidate={}))
     assert two.books.of_minion(NEW) == []

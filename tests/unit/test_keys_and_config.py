@@ -5,8 +5,8 @@
 import pytest
 from fake_master import GUEST, HYPERVISOR, failed, pem, ran, report_of
 
-from storelib import flow
-from storelib.world import ACCEPTED
+from storemaster.deployment import requests
+from storemaster.deployment.master_api import ACCEPTED
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_guest_that_does_not_go_by_its_seed_fails_the_deployment_at_its_first_
     master.begin()
     record = failed(master, "booting", f"store-0815 does not go by its seed, but by {told}")
     assert "take that out of the image's own minion configuration" in record.next_action
-    assert record.evidence.get("boot_ids") is None
+    assert record.evidence.boot_ids is None
 
 
 # Keys
@@ -66,7 +66,7 @@ def test_a_guest_whose_key_is_gone_is_told_as_that_and_let_in_by_a_retry(master,
     by_hand(master, GUEST, state)
     # Whoever has no key calls, and waits for an operator then.
     record = failed(master, at, TOLD[state or "pending"].format(GUEST, GUEST))
-    flow.retry(master.books, master.time, record)
+    requests.retry(master.books, master.time, record)
     assert master.run().state == "deployed"
     assert master.keys(GUEST) == {ACCEPTED: master.guest_key}
 
@@ -86,7 +86,7 @@ def test_a_guest_that_is_rejected_while_it_boots_is_told_as_that_and_let_in_by_a
     record = failed(master, "booting", told)
     master.calls = True
     master.later(5, master._call)
-    flow.retry(master.books, master.time, record)
+    requests.retry(master.books, master.time, record)
     assert master.run().state == "deployed"
 
 
@@ -95,7 +95,7 @@ def test_a_retry_lets_in_nobody_elses_key(master):
     master.run(until=lambda record: record.state == "configuring")
     master.known_keys[GUEST] = {"pending": pem("stranger")}
     record = failed(master, "configuring", "another machine calls itself store-0815")
-    flow.retry(master.books, master.time, record)
+    requests.retry(master.books, master.time, record)
     master.run(
         until=lambda record: record.state == "configuring" and "readmitted" in record.evidence
     )

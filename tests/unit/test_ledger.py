@@ -13,13 +13,15 @@ import sys
 import pytest
 from fake_master import PILLAR
 
-from storelib import flow, spec
-from storelib.doorbell import PUT_OFF_S
 from storelib.errors import Conflict, LedgerError, Refused
-from storelib.ledger import SCHEMA_VERSION, Job, Ledger, Record
+from storemaster.deployment import engine, minion_ids, requests, spec, views
+from storemaster.deployment.doorbell import PUT_OFF_S
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.ledger import SCHEMA_VERSION, Ledger
+from storemaster.deployment.record import Job, Record
 
 FORK = multiprocessing.get_context("fork")
-CORE = {**os.environ, "PYTHONPATH": str(pathlib.Path(flow.__file__).parents[1])}
+CORE = {**os.environ, "PYTHONPATH": str(pathlib.Path(engine.__file__).parents[2])}
 
 
 def record(store="0815", **changes):
@@ -55,8 +57,9 @@ def ledger(path):
 
 def test_a_record_is_read_as_it_was_written(path, ledger):
     job = Job("jid-1", "hv-0815", "store_hypervisor.stage", 101.5, ("jid-0",), "jid-2", 131.5)
-    saved = ledger.save(record(job=job, evidence={"boot_ids": ["a", "b"]}, reason="ä\n'\";"))
-    assert saved == record(job=job, evidence={"boot_ids": ["a", "b"]}, reason="ä\n'\";", revision=1)
+    known = Evidence(boot_ids=["a", "b"])
+    saved = ledger.save(record(job=job, evidence=known, reason="ä\n'\";"))
+    assert saved == record(job=job, evidence=known, reason="ä\n'\";", revision=1)
     with Ledger(path) as again:
         assert again.get("0815") == saved
         assert again.get("0816") is None
@@ -70,8 +73,11 @@ def test_records_are_found_by_what_they_are_looked_up_by(ledger):
     assert ledger.of_minion("hv-0815") == [first, second]
     assert ledger.of_minion("store-0817") == [third]
     assert ledger.of_minion("%") == []
-    assert ledger.in_states({"deployed", "staging"}) == [second, third]
-    assert ledger.in_states([]) == []
+    assert [views.row(line, 0) for line in ledger.lines()] == [
+        views.row(each, 0) for each in ledger.all()
+    ]
+    assert [line.store for line in ledger.lines("staging")] == [third.store]
+    assert ledger.stores() == [each.store for each in ledger.all()]
     assert [ledger.due(now) for now in (19, 20, 1000)] == [[], ["0817"], ["0817", "0815"]]
 
 
@@ -224,6 +230,37 @@ def test_not_more_than_max_active_have_a_slot(ledger, state):
     assert ledger.slot_free(waiting, 3)
 
 
+def test_a_long_queue_is_not_read_to_its_end(ledger):
+    read = []
+    ledger._db.set_progress_handler(lambda: read.append(1), 1)
+
+    def steps(look):
+        read.clear()
+        return look(), len(read)
+
+    def looks():
+        return [
+            *(steps(lambda most=most: ledger.next_in_queue(most)) for most in (0, 1)),
+            steps(lambda: ledger.due(200.0)),
+            steps(ledger.asked),
+        ]
+
+    queue(ledger, *(f"{n:03}" for n in range(50)), due=86500.0)
+    few = looks()
+    assert [found for found, _ in few] == [[], ["000"], [], []]
+    queue(ledger, *(f"{n:03}" for n in range(50, 500)), due=86500.0)
+    assert looks() == few
+
+
+def test_who_has_a_job_under_way_is_told_without_the_queue(ledger):
+    queue(ledger, "0816")
+    job = Job("1", "hv", "store_hypervisor.stage", 1.0)
+    ledger.save(record("0817", state="staging", job=job))
+    ledger.save(record("0818", state="staging"))
+    ledger.save(record("0819", state="deployed", job=job))
+    assert ledger.asked() == ["0817"]
+
+
 def test_slots_are_given_in_the_order_of_the_queue(ledger):
     first, second, third = queue(ledger, "03", "02", "01")
     assert [ledger.slot_free(r, 1) for r in (first, second, third)] == [True, False, False]
@@ -305,7 +342,7 @@ def request(n, path):
     made = spec.from_pillar(PILLAR, "hv-0815")
     with Ledger(path) as ledger:
         try:
-            return flow.begin(ledger, float(n), made, "hv-0815", f"process {n}").requested_by
+            return requests.begin(ledger, float(n), made, "hv-0815", f"process {n}").requested_by
         except Refused as err:
             return err.reason
 
@@ -319,6 +356,20 @@ def test_of_ten_requests_for_a_store_at_the_same_moment_one_succeeds(path):
     refused = [answer for answer in answers if answer != winner]
     assert len(refused) == 9
     assert all("of store 0815 is under way" in a for a in refused), refused
+
+
+def test_a_request_is_refused_if_another_came_after_it_was_checked(path, monkeypatch):
+    refusals = minion_ids.refusals
+
+    def overtaken(*told):
+        monkeypatch.setattr(minion_ids, "refusals", refusals)
+        assert request(2, path) == "process 2"
+        return refusals(*told)
+
+    monkeypatch.setattr(minion_ids, "refusals", overtaken)
+    assert request(1, path) == "a deployment of store 0815 is under way: another request was first"
+    with Ledger(path) as ledger:
+        assert ledger.get("0815").requested_by == "process 2"
 
 
 def begin_writing_and_die(path):
@@ -342,7 +393,7 @@ def test_a_writer_that_is_killed_leaves_the_record_as_it_was(path, ledger):
 
 KEEP_SAVING = """
 import dataclasses, pathlib, sys
-from storelib.ledger import Ledger
+from storemaster.deployment.ledger import Ledger
 with Ledger(pathlib.Path(sys.argv[1])) as ledger:
     while True:
         read = ledger.get("0815")
@@ -442,9 +493,9 @@ def test_a_ledger_of_the_first_version_is_read_and_written_on(first_ledger):
     with Ledger(first_ledger) as ledger:
         job = Job("j1", "hv-0815", "store_hypervisor.stage", 101.5, ("j0",))
         found = ledger.get("0815")
-        assert (found.job, found.evidence, found.redeploy) == (job, {"x": ["y"]}, True)
+        assert (found.job, found.evidence.unknown, found.redeploy) == (job, {"x": ["y"]}, True)
         assert ledger.due(131) == ["0815"]
-        assert ledger.of_minion("hv-0815") == ledger.in_states({"staging"}) == [found]
+        assert ledger.of_minion("hv-0815") == [found]
         assert [change.id for change in ledger.unannounced("0815")] == [42]
         assert [bell.name for bell in ledger.rung()] == ["hv-0815"]
         ledger.ring("store-0815", 102.0)
@@ -530,13 +581,14 @@ def test_a_ledger_that_cannot_be_used_says_which_and_what_to_do_and_is_left_alon
 
 def test_a_ledger_that_is_full_says_so_and_keeps_what_it_has(ledger):
     saved = ledger.save(record(), "requested")
+    more = dataclasses.replace(saved, evidence=Evidence(failure={"long": "x" * 100_000}))
     (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
     ledger._db.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(LedgerError, match="full"):
-        ledger.save(dataclasses.replace(saved, evidence={"long": "x" * 100_000}), "more")
+        ledger.save(more, "more")
     assert ledger.get("0815") == saved
     ledger._db.execute("PRAGMA max_page_count=100000")
-    ledger.save(dataclasses.replace(saved, evidence={"long": "x" * 100_000}), "more")
+    ledger.save(more, "more")
 
 
 def test_a_writer_that_waited_too_long_says_so(path, ledger):
@@ -552,7 +604,7 @@ def test_a_writer_that_waited_too_long_says_so(path, ledger):
 
 RING = """
 import pathlib, sys
-from storelib.ledger import Ledger
+from storemaster.deployment.ledger import Ledger
 with Ledger(pathlib.Path(sys.argv[1])) as ledger:
     ledger.ring("hv-0815", 100.0)
 """
@@ -560,7 +612,7 @@ with Ledger(pathlib.Path(sys.argv[1])) as ledger:
 
 def test_opening_the_ledger_twice_in_a_process_loses_nothing_that_others_write(path, ledger):
     saved = ledger.save(record())
-    # As the ext_pillar does while a turn is taken. A descriptor that is closed takes all locks of
+    # As the ext_pillar does while a step is taken. A descriptor that is closed takes all locks of
     # its process with it; then the next process to close the ledger would remove its log.
     with Ledger(path):
         pass

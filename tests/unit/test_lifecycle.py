@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from storelib import lifecycle
-from storelib.steps import STEPS
+from storemaster.deployment import lifecycle
+from storemaster.deployment.steps import STEPS
 
 NAMES = [state.name for state in lifecycle.PATH]
 ENDS = {
@@ -19,6 +19,7 @@ ENDS = {
 }
 """States that only an operator leaves, and for which ones."""
 
+PAIRS = {(row.before, row.after) for row in lifecycle.TRANSITIONS if row.before}
 ADOPTED_AS = {"deployed", "failed", "cancelled", "retired"}
 """As what a store is taken over."""
 
@@ -39,7 +40,7 @@ def test_names_do_not_repeat():
 def test_every_state_can_be_reached_from_the_first(name):
     reached = {lifecycle.FIRST}
     for _ in lifecycle.STATES:
-        reached |= {to for start, to in lifecycle.TRANSITIONS if start in reached}
+        reached |= {to for start, to in PAIRS if start in reached}
     assert name in reached
 
 
@@ -50,31 +51,30 @@ def test_every_passing_state_has_a_limit_an_end_an_undo_and_a_way_to_failed(stat
     assert state.happens
     assert state.over
     assert state.undo
-    lifecycle.check(state.name, lifecycle.FAILED.name)
+    lifecycle.check(state.name, lifecycle.FAILED.name, lifecycle.FAULT)
 
 
 @pytest.mark.parametrize(("name", "following"), ENDS.items())
 def test_an_end_lasts_until_an_operator_leaves_it(name, following):
     assert lifecycle.STATES[name].limit_s == 0
     assert name not in lifecycle.ACTIVE
-    left = [to for start, to in lifecycle.TRANSITIONS if start == name]
+    left = [to for start, to in PAIRS if start == name]
     assert sorted(set(left) - ADOPTED_AS) == sorted(set(following) - ADOPTED_AS)
     # Whatever the ledger says, something else may really be there.
     assert name == "held" or set(left) >= ADOPTED_AS
-    assert all("deploy." in lifecycle.TRANSITIONS[name, to] for to in following)
+    assert all("deploy." in why for to in following for why in lifecycle.whys(name, to))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_state_before_the_end_can_be_held_released_and_cancelled(name):
-    for change in ((name, "held"), ("held", name), (name, "cancelling")):
-        lifecycle.check(*change)
+    lifecycle.check(name, "held", "hold")
+    lifecycle.check("held", name, "release")
+    lifecycle.check(name, "cancelling", "cancel")
 
 
 def test_a_cancelling_ends_as_cancelled_or_failed_and_can_be_said_again():
-    assert [to for start, to in lifecycle.TRANSITIONS if start == "cancelling"] == [
-        *("cancelled", "failed"),
-    ]
-    lifecycle.check("failed", "cancelling")
+    assert {to for start, to in PAIRS if start == "cancelling"} == {"cancelled", "failed"}
+    lifecycle.check("failed", "cancelling", "cancel")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,9 +82,9 @@ def test_a_retry_leads_to_a_state_of_the_path_not_behind_the_one_that_failed(nam
     wanted = lifecycle.RESUMES[name]
     assert NAMES.index(wanted) <= NAMES.index(name)
     first = "queued" if wanted in lifecycle.SLOT else wanted
-    lifecycle.check("failed", first)
+    lifecycle.check("failed", first, "retry")
     if first != wanted:
-        lifecycle.check(first, wanted)
+        lifecycle.check(first, wanted, lifecycle.STEP)
 
 
 def test_the_path_leads_through_all_states_to_deployed():
@@ -97,24 +97,36 @@ def test_the_path_leads_through_all_states_to_deployed():
 ALL_PAIRS = set(itertools.product(lifecycle.STATES, repeat=2))
 
 
-@pytest.mark.parametrize(("state", "following"), sorted(ALL_PAIRS - set(lifecycle.TRANSITIONS)))
+VERBS = sorted({row.verb for row in lifecycle.TRANSITIONS})
+
+
+@pytest.mark.parametrize(("state", "following"), sorted(ALL_PAIRS - PAIRS))
 def test_a_change_that_is_not_in_the_table_is_refused(state, following):
-    with pytest.raises(ValueError, match=f"^{state} cannot become {following}$"):
-        lifecycle.check(state, following)
+    for verb in VERBS:
+        with pytest.raises(ValueError, match=f"^{state} cannot become {following} by {verb}$"):
+            lifecycle.check(state, following, verb)
 
 
-@pytest.mark.parametrize(("state", "following"), lifecycle.TRANSITIONS)
-def test_a_change_that_is_in_the_table_is_allowed_and_has_a_reason(state, following):
-    lifecycle.check(state, following)
-    assert lifecycle.TRANSITIONS[state, following]
+@pytest.mark.parametrize("row", lifecycle.TRANSITIONS, ids=str)
+def test_a_change_is_allowed_by_its_own_verb_and_has_a_reason(row):
+    lifecycle.check(row.before, row.after, row.verb)
+    assert row.why
+    others = {
+        each.verb
+        for each in lifecycle.TRANSITIONS
+        if (each.before, each.after) == (row.before, row.after)
+    }
+    for verb in set(VERBS) - others:
+        with pytest.raises(ValueError, match="cannot become"):
+            lifecycle.check(row.before, row.after, verb)
 
 
 def test_no_passing_state_can_be_skipped_or_repeated():
     forward = [
-        (start, to)
-        for (start, to), why in lifecycle.TRANSITIONS.items()
-        if start in NAMES and to in (*NAMES, "deployed")
-        if why not in ("deploy.retry", "the hypervisor is another machine")
+        (row.before, row.after)
+        for row in lifecycle.TRANSITIONS
+        if row.before in NAMES and row.after in (*NAMES, "deployed")
+        if row.verb == lifecycle.STEP and row.why != "deploy.retry"
     ]
     assert forward == list(itertools.pairwise([*NAMES, "deployed"]))
 
@@ -141,8 +153,8 @@ def test_the_diagram_draws_only_changes_that_are_allowed():
         line.split(":")[0].split() for line in lifecycle.diagram().splitlines() if "-->" in line
     ]
     drawn = {(start, to) for start, _, to in arrows if "[*]" not in (start, to)}
-    assert drawn <= set(lifecycle.TRANSITIONS)
-    ends = {pair for pair in lifecycle.TRANSITIONS if pair[0] in ("failed", "cancelled")}
+    assert drawn <= PAIRS
+    ends = {pair for pair in PAIRS if pair[0] in ("failed", "cancelled")}
     assert {pair for pair in ends if pair[1] not in ADOPTED_AS} <= drawn
     told = {
         *itertools.product(ADOPTED_AS, ADOPTED_AS),
@@ -155,7 +167,7 @@ def test_the_diagram_draws_only_changes_that_are_allowed():
         ("rolling_back", "held"),
         ("held", "rolling_back"),
     }
-    assert set(lifecycle.TRANSITIONS) - drawn == told, "the note tells all of these"
+    assert PAIRS - drawn == told, "the note tells all of these"
     assert "can become failed, held or cancelling" in lifecycle.diagram()
 
 

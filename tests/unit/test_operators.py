@@ -24,10 +24,13 @@ from fake_master import (
     with_facts,
 )
 
-from storelib import flow, views
 from storelib.errors import Conflict, Refused
+from storemaster.deployment import requests, views
 
-VERBS = {verb.__name__: verb for verb in (flow.cancel, flow.hold, flow.release, flow.retry)}
+VERBS = {
+    verb.__name__: verb
+    for verb in (requests.cancel, requests.hold, requests.release, requests.retry)
+}
 FAILING = {
     "awaiting_hypervisor": "store_hypervisor.facts",
     "staging": "store_hypervisor.stage",
@@ -48,7 +51,7 @@ def now(master):
 
 
 def said(master, verb):
-    """Let the operator say the verb, as ``office.change`` does."""
+    """Let the operator say the verb, as ``operator_requests.change`` does."""
     return VERBS[verb](master.books, master.time, master.books.get("0815"))
 
 
@@ -147,7 +150,7 @@ def test_the_old_server_stays_set_aside_and_its_key_purged(master):
     master.run(until=lambda record: record.state == "configuring")
     said(master, "cancel")
     record = master.run()
-    assert record.evidence["set_aside"]["generation"] == 1
+    assert record.evidence.set_aside["generation"] == 1
     nothing_is_left(master)
 
 
@@ -159,7 +162,7 @@ def test_an_old_server_that_was_not_reached_yet_runs_on(master):
     assert master.run().state == "cancelled"
     assert master.up
     assert master.facts["domain"]["generation"] == 1
-    assert master.keys(GUEST) == {"accepted": first.evidence["public_key"]}
+    assert master.keys(GUEST) == {"accepted": first.evidence.public_key}
 
 
 def test_a_key_of_another_machine_is_not_touched(master):
@@ -261,7 +264,7 @@ def test_a_removal_that_the_hypervisor_refuses_says_what_is_left(master):
     master.instead["store_hypervisor.discard"] = not_ok("libvirt cannot be reached")
     said(master, "cancel")
     record = failed(master, "cancelling", "libvirt cannot be reached")
-    assert record.evidence["cleanup_failed"] == ["hv-0815: whatever it has of store-0815"]
+    assert record.evidence.cleanup_failed == ["hv-0815: whatever it has of store-0815"]
     assert record.next_action == "mend it, then: salt-run deploy.cancel 0815"
 
 
@@ -301,7 +304,7 @@ def test_a_pump_that_is_at_work_meanwhile_leaves_it_to_the_cancelling(master):
 
     def interrupted(*given):
         master.publish = publish
-        flow.cancel(master.witness, master.time, master.witness.get("0815"))
+        requests.cancel(master.witness, master.time, master.witness.get("0815"))
         publish(*given)
 
     master.publish = interrupted
@@ -312,7 +315,7 @@ def test_a_pump_that_is_at_work_meanwhile_leaves_it_to_the_cancelling(master):
 def test_a_change_that_comes_too_late_is_a_conflict(master):
     seen = entered(master, "staging")
     master.run(until=lambda record: record.state == "booting")
-    for verb in (flow.cancel, flow.hold):
+    for verb in (requests.cancel, requests.hold):
         with pytest.raises(Conflict):
             verb(master.books, master.time, seen)
 
@@ -474,7 +477,7 @@ def test_after_an_intrusion_the_guest_is_let_in_anew(master):
     said(master, "retry")
     record = master.run()
     assert record.state == "deployed", record.reason
-    assert master.keys(GUEST) == {"accepted": record.evidence["public_key"]}
+    assert master.keys(GUEST) == {"accepted": record.evidence.public_key}
 
 
 def test_probes_have_all_their_tries_again(master):

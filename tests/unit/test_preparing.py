@@ -22,9 +22,10 @@ from fake_master import (
     ran,
 )
 
-from storelib import flow, views
-from storelib.errors import Fault, Refused
-from storelib.spec import from_pillar
+from storelib.errors import Fault
+from storemaster.deployment import requests, views
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.spec import from_pillar
 
 OLD = pem("guest of deployment 1")
 
@@ -81,7 +82,7 @@ def test_an_autosign_file_that_cannot_be_written_fails_while_the_old_server_runs
     assert "store_hypervisor.prepare" not in ran(redeploying)
     the_old_server_runs(redeploying)
     del redeploying.rewrite_autosign
-    flow.retry(redeploying.books, redeploying.time, record)
+    requests.retry(redeploying.books, redeploying.time, record)
     assert redeploying.run().state == "deployed"
     assert "rewrite autosign" in redeploying.acts
 
@@ -94,11 +95,12 @@ def test_where_nobody_will_be_admitted_by_it_the_autosign_file_is_not_tried(mast
 
 def test_what_was_lost_while_the_deployment_waited_is_found_while_the_old_server_runs(redeploying):
     redeploying.run(until=lambda record: record.state == "queued", max_active=0)
+    redeploying.nobody_looks(3600)
     redeploying.facts["sources_missing"] = ["bridge br0"]
     record = failed(redeploying, "preparing", "hv-0815: bridge br0 does not exist")
     the_old_server_runs(redeploying)
     redeploying.facts["sources_missing"] = []
-    flow.retry(redeploying.books, redeploying.time, record)
+    requests.retry(redeploying.books, redeploying.time, record)
     assert redeploying.run().state == "deployed"
 
 
@@ -110,7 +112,7 @@ def test_until_the_old_server_is_set_aside_its_key_is_the_stores(redeploying):
 def test_what_was_prepared_is_removed_by_a_cancel(redeploying):
     redeploying.lost["store_hypervisor.prepare"] = 1
     redeploying.run(until=lambda record: redeploying.prepared)
-    flow.cancel(redeploying.books, redeploying.time, now(redeploying))
+    requests.cancel(redeploying.books, redeploying.time, now(redeploying))
     assert redeploying.run().state == "cancelled"
     assert redeploying.prepared is None
     the_old_server_runs(redeploying)
@@ -136,7 +138,7 @@ def test_a_deployment_that_was_past_preparing_before_an_update_goes_on(updated):
 
 
 def test_a_deployment_that_was_past_preparing_before_an_update_is_cancelled(updated):
-    flow.cancel(updated.books, updated.time, now(updated))
+    requests.cancel(updated.books, updated.time, now(updated))
     assert updated.run().state == "cancelled"
     assert ran(updated)[-1] == "store_hypervisor.discard"
 
@@ -151,7 +153,7 @@ def entered(master, state):
 
 def test_the_outage_lasts_from_the_old_servers_end_to_the_new_ones_first_boot(redeploying):
     record = redeploying.run()
-    outage_s = record.evidence["outage_s"]
+    outage_s = record.evidence.outage_s
     began, ended = entered(redeploying, "clearing").at, entered(redeploying, "rebooting")
     assert BOOTS_IN_S < outage_s <= ended.at - began + OFF_FOR_S
     assert ended.reason == f"the store was without a server for {outage_s} s"
@@ -172,7 +174,7 @@ def test_the_outage_of_a_deployment_that_failed_goes_on_until_a_server_boots(red
     redeploying.instead.clear()
     redeploying.takes_s["store_hypervisor.stage"] = 1000
     redeploying.begin()
-    assert redeploying.run().evidence["outage_s"] > 1000
+    assert redeploying.run().evidence.outage_s > 1000
 
 
 def test_the_last_outage_is_remembered_until_there_is_another(redeploying):
@@ -197,24 +199,39 @@ def test_the_outage_that_is_expected_is_the_stores_last_one_or_the_median_of_the
 ):
     record = redeploying.run()
     others = [
-        dataclasses.replace(record, evidence={"outage_s": seconds})
+        dataclasses.replace(record, evidence=Evidence(outage_s=seconds))
         for seconds in (10.0, 30.0, 50.0)
     ]
-    new = dataclasses.replace(record, evidence={})
+    new = dataclasses.replace(record, evidence=Evidence())
     expected = [
         views.expected_outage(this, others)["outage_s_expected"] for this in (record, new, None)
     ]
     assert expected == [record.outage_s, 30.0, 30.0]
 
 
+@pytest.mark.parametrize(("waits_s", "asked"), [(5, 1), (3600, 2)])
+def test_a_hypervisor_is_judged_once_more_if_the_deployment_waited_since(master, waits_s, asked):
+    master.begin()
+    master.run(until=lambda record: record.state == "queued", max_active=0)
+    master.nobody_looks(waits_s)
+    assert master.run(until=lambda record: record.state == "clearing").state == "clearing"
+    assert len(master.functions("store_hypervisor.facts")) == asked
+
+
 def test_a_plan_is_told_what_a_request_would_be_told(master):
     deployed(master)
     wanted = from_pillar(PILLAR, HYPERVISOR)
-    with pytest.raises(Refused, match="store 0815 is deployed") as refused:
-        flow.check_begin(master.books, master.time, wanted, redeploy=False)
-    assert "redeploy=True" in refused.value.hint
-    flow.check_begin(master.books, master.time, wanted, redeploy=True)
+
+    def refused(redeploy):
+        old = master.books.get("0815")
+        told = (master.books, master.time, old, "0815", wanted.minion_id, redeploy)
+        return list(requests.refusals(*told))
+
+    (deployed_already,) = refused(redeploy=False)
+    assert "store 0815 is deployed" in str(deployed_already)
+    assert "redeploy=True" in deployed_already.hint
+    assert refused(redeploy=True) == []
     master.begin(redeploy=True)
     for redeploy in (False, True):
-        with pytest.raises(Refused, match="of store 0815 is under way"):
-            flow.check_begin(master.books, master.time, wanted, redeploy)
+        (under_way,) = refused(redeploy)
+        assert "of store 0815 is under way" in str(under_way)

@@ -11,12 +11,12 @@ import dataclasses
 import pytest
 from fake_master import GUEST, HYPERVISOR, PILLAR, deployed, failed, hypervisor_facts, pem, waits
 
-from storelib import flow
-from storelib.doorbell import PUT_OFF_S
 from storelib.errors import LedgerError, PillarError
-from storelib.master import office
-from storelib.turn import Waiting
-from storelib.world import ACCEPTED
+from storemaster.deployment import engine, new_hardware, requests
+from storemaster.deployment.doorbell import PUT_OFF_S
+from storemaster.deployment.master_api import ACCEPTED
+from storemaster.deployment.step_context import Waiting
+from storemaster.master import pump
 
 OTHER = "hv-0816"
 """A hypervisor that no record names."""
@@ -30,7 +30,7 @@ def opts(tmp_path):
 @pytest.fixture(autouse=True)
 def _clock(master, monkeypatch):
     """The pump's clock is the stub's."""
-    monkeypatch.setattr(office.time, "time", lambda: master.time)
+    monkeypatch.setattr(pump.time, "time", lambda: master.time)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def pumped(master, opts):
 
     def looked(seconds=1):
         for _ in range(seconds):
-            office.reconcile(opts, master, sweep=False)
+            pump.reconcile(opts, master, sweep=False)
             master.time += 1
 
     return looked
@@ -157,7 +157,7 @@ def test_the_bell_of_a_store_that_is_deployed_is_acknowledged(master, ring, pump
 
 def test_the_bell_of_a_retired_store_is_acknowledged(master, ring, pumped):
     deployed(master)
-    flow.retire(master.books, master.time, master.books.get("0815"))
+    requests.retire(master.books, master.time, master.books.get("0815"))
     assert master.run().state == "retired"
     ring(minion=HYPERVISOR)
     pumped(30)
@@ -191,7 +191,7 @@ def test_a_bell_that_breaks_what_looks_at_it_is_kept(master, ring, pumped, monke
     ring({"auto_deploy": True})
     pumped(20)
     monkeypatch.undo()
-    monkeypatch.setattr(office.time, "time", lambda: master.time)
+    monkeypatch.setattr(pump.time, "time", lambda: master.time)
     assert (bells(master), master.acknowledged) == ([OTHER], [])
     pumped(int(PUT_OFF_S[4]))
     assert (bells(master), master.acknowledged) == ([], [OTHER])
@@ -233,7 +233,7 @@ def test_new_hardware_is_not_forgotten_while_its_pillar_does_not_compile(master,
     record = deployed(master)
     master.up = False
     master.facts = {**hypervisor_facts(), "machine_id": "0" * 32}
-    flow.offer(master, master.books, record, HYPERVISOR, True, 50)
+    new_hardware.note_ready(master, master.books, record, HYPERVISOR, True, 50)
     compiles = master.store_server
 
     def store_server(*_):
@@ -241,14 +241,14 @@ def test_new_hardware_is_not_forgotten_while_its_pillar_does_not_compile(master,
 
     master.store_server = store_server
     for _ in range(100):
-        record = flow.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.books, "0815", 50)
         master.wait(min(record.due, master.time + 0.25))
     assert record.candidate, "it is still looked at"
     master.store_server = compiles
     until = master.time + 300
     while record.generation == 1:
         assert master.time < until
-        record = flow.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.books, "0815", 50)
         master.wait(record.due)
     assert record.requested_by == "event"
     assert dataclasses.asdict(record)["candidate"] == {}

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from storelib import __version__, report, seal
+from storelib.errors import Fault
 
 GOOD = report.made("0815", 3, "define", {"disk": {"exists": True}})
 
@@ -35,6 +36,33 @@ def test_the_store_may_be_given_by_its_spec():
     assert (
         report.made({"store": "0815", "cpus": 2}, 3, "define", {"disk": {"exists": True}}) == GOOD
     )
+
+
+def broken(raised):
+    raise raised
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "hint", "facts"),
+    [
+        (Fault("the disk is full", "make room", {"free": 0}), "the disk is full", "make room", 1),
+        (Fault("no"), "no", "", 0),
+        (KeyError("x"), "define broke: KeyError: 'x'", report.ODD, 0),
+        (SystemExit(70), "define broke: SystemExit: 70", report.ODD, 0),
+    ],
+)
+def test_whatever_an_act_raises_is_a_sealed_report(raised, error, hint, facts):
+    told = report.on(lambda: broken(raised), "0815", 3, "define", "jid-7", "5ec7e7")
+    assert report.believed(told, ["jid-7"], "5ec7e7")
+    assert (told["ok"], told["hint"]) == (False, hint)
+    assert told["error"].startswith(error)
+    assert len(told["facts"]) == facts
+
+
+def test_what_an_act_finds_is_in_its_sealed_report():
+    told = report.on(lambda: GOOD["facts"], "0815", 3, "define", "jid-7", "5ec7e7")
+    assert report.believed(told, ["jid-7"], "5ec7e7")
+    assert {**told, "nonce": "", "seal": ""} == GOOD
 
 
 def test_an_error_makes_a_report_not_ok_and_keeps_the_facts():

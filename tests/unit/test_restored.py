@@ -9,11 +9,12 @@ import sqlite3
 import pytest
 from fake_master import GUEST, HYPERVISOR, PATH, PILLAR, Books, deployed
 
-from storelib import adoption, flow, lifecycle, orders
+from storelib import orders
 from storelib.errors import Refused
-from storelib.ledger import Ledger
-from storelib.spec import from_pillar
-from storelib.world import ACCEPTED
+from storemaster.deployment import adoption, lifecycle, requests
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.master_api import ACCEPTED
+from storemaster.deployment.spec import from_pillar
 
 HARMLESS = ("facts", "noted", "boots", "console")
 
@@ -85,13 +86,42 @@ def test_a_deployment_of_a_ledger_from_a_backup_stops_and_touches_nothing(master
 @pytest.mark.parametrize("state", PATH)
 def test_it_is_not_cancelled_either(master, old, state):
     record, before = old(state), present(master)
-    flow.cancel(master.books, master.time, record)
+    requests.cancel(master.books, master.time, record)
     ended = master.run()
     if ended.state == "failed":
         assert "has gone on" in ended.reason
     else:
         # Nothing was ordered yet as far as it knows, so nothing is taken back.
         assert record.ordered == orders.NOWHERE
+    assert untouched(master, before)
+
+
+@pytest.mark.parametrize("verb", ["rollback", "cancel", "retire", "hold"])
+def test_a_ledger_from_the_midst_of_another_verb_stops_and_touches_nothing(master, tmp_path, verb):
+    deployed(master)
+    deployed(master, redeploy=True)
+    if verb in ("cancel", "hold"):
+        master.begin(redeploy=True)
+        master.run(until=lambda record: record.state == "booting")
+    record = getattr(requests, verb)(master.books, master.time, master.witness.get("0815"))
+    if verb == "rollback":
+        record = master.run(until=lambda record: record.state == "rolling_back")
+    kept(master, tmp_path / "backup")
+    if verb == "hold":
+        requests.release(master.books, master.time, record)
+    assert not master.run().active
+    deployed(master, redeploy=True)
+    deployed(master, redeploy=True)
+    restored(master, tmp_path / "backup")
+    master.acts.clear()
+    master.published.clear()
+    before = present(master)
+    if verb == "hold":
+        requests.release(master.books, master.time, master.witness.get("0815"))
+    ended = master.run()
+    assert ended.state == "failed"
+    assert "has gone on" in ended.reason
+    assert "deploy.adopt" in ended.next_action
     assert untouched(master, before)
 
 
@@ -110,7 +140,7 @@ def test_what_the_ledger_has_at_rest_is_not_replaced_by_what_it_does_not_know(
     if verb == "store":
         master.begin(redeploy=True)
     else:
-        getattr(flow, verb)(master.books, master.time, record)
+        getattr(requests, verb)(master.books, master.time, record)
     ended = master.run()
     assert ended.state == "failed"
     assert "has gone on" in ended.reason
@@ -194,7 +224,7 @@ def test_what_went_on_is_taken_over_and_is_the_stores_again(master, old, state):
     assert (record.state, record.generation) == ("deployed", 2)
     assert record.key_of(GUEST) == master.known_keys[GUEST][ACCEPTED]
     deployed(master, redeploy=True)
-    flow.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.books, master.time, master.witness.get("0815"))
     assert master.run().state == "deployed"
 
 
@@ -229,7 +259,7 @@ def test_a_deployment_in_the_midst_is_taken_over_as_failed_and_can_be_retried(
         "starting" if state == "defining" else "booting",
     )
     assert "in the midst" in record.reason
-    flow.retry(master.books, master.time, record)
+    requests.retry(master.books, master.time, record)
     assert master.run().state == "deployed"
 
 
@@ -257,11 +287,11 @@ def test_a_store_without_a_server_is_taken_over_as_what_was_noted_last(
 def test_a_server_that_was_put_back_keeps_its_own_deployment(master):
     first = deployed(master)
     deployed(master, redeploy=True)
-    flow.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.books, master.time, master.witness.get("0815"))
     assert master.run().state == "deployed"
     record = adopted(master)
     assert (record.state, record.deployment) == ("deployed", first.deployment)
-    assert record.evidence["rolls_back_to"] == 1
+    assert record.evidence.rolls_back_to == 1
     deployed(master, redeploy=True)
 
 
@@ -301,9 +331,9 @@ def test_what_is_shown_names_the_server_and_how_it_differs_from_the_pillar(maste
 
 def test_no_deployment_has_the_id_of_another(master):
     seen = [deployed(master, redeploy=True).deployment for _ in range(3)]
-    flow.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.books, master.time, master.witness.get("0815"))
     seen.append(master.run().deployment)
-    flow.retire(master.books, master.time, master.witness.get("0815"))
+    requests.retire(master.books, master.time, master.witness.get("0815"))
     seen.append(master.run().deployment)
     assert len(set(seen)) == 5
     assert lifecycle.RETIRED.name == master.witness.get("0815").state

@@ -7,7 +7,8 @@ import json
 import pytest
 import yaml
 
-from storelib import seed, spec
+from storelib import seed
+from storemaster.deployment import spec
 
 PRIVATE = "-----BEGIN RSA PRIVATE KEY-----\nc2VjcmV0\n-----END RSA PRIVATE KEY-----\n"
 PUBLIC = "-----BEGIN PUBLIC KEY-----\nZ3Vlc3Q=\n-----END PUBLIC KEY-----\n"
@@ -158,11 +159,11 @@ def test_every_interface_is_configured():
     assert list(ethernets(first, second)) == ["eth0", "eth1"]
 
 
-def test_a_store_that_yaml_would_take_for_a_number_stays_a_text():
-    made = documents(store="0417", minion_id="0417", hostname="0417")
-    assert yaml.safe_load(made["meta-data"])["local-hostname"] == "0417"
+def test_names_that_yaml_would_take_for_a_number_or_a_boolean_stay_texts():
+    made = documents(store="0417", minion_id="0417", hostname="off")
+    assert yaml.safe_load(made["meta-data"])["local-hostname"] == "off"
     user = yaml.safe_load(made["user-data"])
-    assert user["hostname"] == "0417"
+    assert user["hostname"] == "off"
     assert user["write_files"][-1]["content"] == "0417"
 
 

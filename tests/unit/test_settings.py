@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from storelib.errors import Refused
-from storelib.master import office, settings
+from storemaster.master import pump, settings
 
 NO_SETTINGS = [["max_active"], "max_active", 5, True, [], ""]
 WRONG = [
@@ -80,7 +80,8 @@ def test_the_sweeper_logs_what_is_wrong_once_in_a_round_and_goes_on(master, tmp_
     master.begin()
     told = {"state_dir": str(tmp_path), "max_active": "many", "colour": "red"}
     opts = {"fun": "deploy.reconcile", "store_deploy": told}
+    caplog.clear()
     with caplog.at_level(logging.ERROR):
-        assert set(office.reconcile(opts, master, sweep=True)) == {"0815"}
-        assert set(office.reconcile(opts, master, sweep=False)) <= {"0815"}
+        assert set(pump.reconcile(opts, master, sweep=True)) == {"0815"}
+        assert set(pump.reconcile(opts, master, sweep=False)) <= {"0815"}
     assert [record.getMessage().split()[1] for record in caplog.records] == ["max_active", "colour"]

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from storelib import spec
 from storelib.errors import Refused, SpecError
+from storemaster.deployment import fields, spec
 
 SHA256 = "5e" * 32
 LEAST = {
@@ -370,6 +370,11 @@ SENSELESS = {
         ],
         ({"hostname": "localhost"}, "hostname is", ", which every host is to itself,"),
         ({"minion_id": "0815"}, "hostname is", ", which looks like an address,"),
+        (
+            {"minion_id": "no.1", "hostname": "no.1"},
+            "hostname is",
+            ", which looks like an address,",
+        ),
     ],
     "a master that no guest finds": [
         *[
@@ -401,6 +406,7 @@ SENSELESS = {
         (disks(815), "data_disks[0].name is 815", "quote it"),
         ({"image__sha256": 5}, "image.sha256 is 5", "quote it"),
         ({"verify": [{"service": True}]}, "verify[0].service is True", "quote it"),
+        ({"verify": [{"command": True}]}, "verify[0].command is True", "quote it"),
     ],
     "a data disk that would be taken for another": [
         *[
@@ -639,12 +645,12 @@ def test_a_number_means_the_word_that_was_typed_or_stays_a_number(words, value, 
 
 
 def test_an_interface_keeps_its_hardware_address_over_deployments():
-    assert spec.default_mac("0815", "eth0") == "52:54:00:31:28:48"
+    assert fields.default_mac("0815", "eth0") == "52:54:00:31:28:48"
 
 
 def test_interfaces_of_all_stores_have_different_hardware_addresses():
     names = [(f"{store:04}", f"eth{n}") for store in range(500) for n in range(2)]
-    made = {spec.default_mac(*name) for name in names}
+    made = {fields.default_mac(*name) for name in names}
     assert len(made) == len(names)
     assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", mac) for mac in made)
 

@@ -8,9 +8,10 @@ import re
 import pytest
 from fake_master import BEGAN, HYPERVISOR, PILLAR
 
-from storelib import flow, lifecycle, spec, views
 from storelib.errors import Refused
-from storelib.ledger import Ledger
+from storemaster.deployment import lifecycle, requests, spec, views
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.ledger import Ledger
 
 SPEC = spec.from_pillar(PILLAR, HYPERVISOR)
 ROLLING_BACK = lifecycle.ROLLING_BACK.name
@@ -32,12 +33,12 @@ WAYS = {
 """All ways in which a record can stand."""
 
 ACTS = {
-    "hold": flow.hold,
-    "release": flow.release,
-    "retry": flow.retry,
-    "cancel": flow.cancel,
-    "rollback": flow.rollback,
-    "retire": flow.retire,
+    "hold": requests.hold,
+    "release": requests.release,
+    "retry": requests.retry,
+    "cancel": requests.cancel,
+    "rollback": requests.rollback,
+    "retire": requests.retire,
 }
 READING = {"watch", "explain", "history"}
 COMMAND = re.compile(r"salt-run deploy\.(\w+) 0815((?: \w+=[\w-]+)*)")
@@ -71,13 +72,15 @@ def ledger(tmp_path):
 def record(request, ledger, old_server):
     """A record in one of these ways, of a store that was deployed once before."""
     state, more = request.param
-    first = flow.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator")
+    first = requests.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator")
     first = ledger.save(dataclasses.replace(first, state="deployed"), change="")
-    record = flow.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator", redeploy=True)
-    evidence = {
-        **{"replaces": 2, "data_disks": True, "hypervisor": {"machine_id": "m"}},
-        "offered": {"hypervisor": "hv-new", "why": "it is ready"},
-    }
+    record = requests.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator", redeploy=True)
+    evidence = Evidence(
+        replaces=2,
+        data_disks=True,
+        hypervisor={"machine_id": "m"},
+        offered={"hypervisor": "hv-new", "why": "it is ready"},
+    )
     saved = ledger.save(
         dataclasses.replace(
             record,
@@ -98,7 +101,7 @@ def said(ledger, record, verb, arguments=""):
     """Do what the verb does; nothing is written."""
     if verb == "store":
         redeploy = "redeploy=True" in arguments
-        return flow.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator", redeploy)
+        return requests.begin(ledger, BEGAN, SPEC, HYPERVISOR, "operator", redeploy)
     return ACTS[verb](ledger, BEGAN, record)
 
 

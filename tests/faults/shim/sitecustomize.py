@@ -43,16 +43,19 @@ def tell(**place):
     return {}
 
 
-def turn(module):
+def jobs(module):
     module.RESEND_S, module.PROBE_S, module.SYNC_S = 6, 4, 6
-    made = module.Turn.__init__
+
+
+def step_context(module):
+    made = module.StepContext.__init__
 
     @functools.wraps(made)
-    def remembered(self, world, ledger, record, *rest):
+    def remembered(self, master, ledger, record, *rest):
         here.place = {"store": record.store, "state": record.state}
-        made(self, world, ledger, record, *rest)
+        made(self, master, ledger, record, *rest)
 
-    module.Turn.__init__ = remembered
+    module.StepContext.__init__ = remembered
 
 
 def ledger(module):
@@ -83,9 +86,9 @@ def ledger(module):
     module.Ledger.save, module.Ledger._writing = told_save, told_writing
 
 
-def salt_world(module):
+def salt_master(module):
     def told(name):
-        act = getattr(module.SaltWorld, name)
+        act = getattr(module.SaltMaster, name)
 
         @functools.wraps(act)
         def acts(self, *args):
@@ -99,10 +102,10 @@ def salt_world(module):
         return acts
 
     for name in ACTS:
-        setattr(module.SaltWorld, name, told(name))
+        setattr(module.SaltMaster, name, told(name))
 
 
-def flow(module):
+def engine(module):
     locked = module.locked
 
     @contextlib.contextmanager
@@ -116,17 +119,18 @@ def flow(module):
     module.locked = told_locked
 
 
-def office(module):
-    notify = module.notify
+def pump(module):
+    ring = module.ring
 
-    @functools.wraps(notify)
-    def told_notify(opts, store, minion, *args, **kwargs):
-        known = False
-        for _ in range(tell(point="bell", bells=[store, minion]).get("times", 1)):
-            known = notify(opts, store, minion, *args, **kwargs)
-        return known
+    @functools.wraps(ring)
+    def told_ring(ledger, rings):
+        rung = False
+        for each in rings:
+            for _ in range(tell(point="bell", bells=[each.store, each.minion]).get("times", 1)):
+                rung = ring(ledger, [each]) or rung
+        return rung
 
-    module.notify = told_notify
+    module.ring = told_ring
 
 
 def master(module):
@@ -144,11 +148,12 @@ def master(module):
 
 PATCHES = {
     "salt.master": master,
-    "storelib.flow": flow,
-    "storelib.ledger": ledger,
-    "storelib.master.office": office,
-    "storelib.master.salt_world": salt_world,
-    "storelib.turn": turn,
+    "storemaster.deployment.engine": engine,
+    "storemaster.deployment.jobs": jobs,
+    "storemaster.deployment.ledger": ledger,
+    "storemaster.master.pump": pump,
+    "storemaster.master.salt_master": salt_master,
+    "storemaster.deployment.step_context": step_context,
 }
 
 

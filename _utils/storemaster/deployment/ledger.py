@@ -1,0 +1,407 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The ledger: one SQLite file with a record for each store, its history, and doorbells.
+
+A record carries a revision number. :meth:`Ledger.save` writes only over the revision that was
+read (compare-and-set), together with the line of history, in one transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from storelib import orders
+from storelib.errors import Conflict, LedgerError
+from storemaster.deployment import lifecycle
+from storemaster.deployment.doorbell import PUT_OFF_S, Bell
+from storemaster.deployment.evidence import Evidence
+from storemaster.deployment.record import ANY_MACHINE, Change, Job, Line, Record
+from storemaster.deployment.schema import MIGRATIONS
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+LOOK_AGAIN_S = 60.0
+"""While its master is there a deployment is looked at at least this often."""
+
+BUSY_S = 10
+"""How long a writer waits for another one."""
+
+NOW = "(julianday('now') - 2440587.5) * 86400"
+"""SQLite's words for the time, in seconds since the epoch."""
+
+
+class Ledger:
+    """The file, opened. Use it as a context manager."""
+
+    def __init__(self, path: Path, busy_s: float = BUSY_S) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Born private: SQLite gives its side files the mode of the main one. One that is there
+            # is not opened: the close would drop the locks of this process's other connections.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            self._db = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
+            try:
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._migrate()
+            except BaseException:
+                # Whoever keeps the exception, as Salt's reactor does, would keep the file open.
+                self._db.close()
+                raise
+        except (OSError, sqlite3.Error) as err:
+            raise self._broken(err) from err
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._db.close()
+
+    def _migrate(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise LedgerError(
+                f"the ledger {self.path} has schema {version}, this code knows {SCHEMA_VERSION}",
+                "install the version of store-deploy that wrote it, or a newer one",
+            )
+        if version < SCHEMA_VERSION:
+            self._switch_to_wal()
+            with self._writing() as db:
+                # Another process may have been first.
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                for migration in MIGRATIONS[version:]:
+                    for statement in migration.split(";"):
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _switch_to_wal(self) -> None:
+        until = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                # Alone of all statements it does not wait for another process that writes.
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.02)
+
+    def _broken(self, err: Exception) -> LedgerError:
+        return LedgerError(
+            f"the ledger {self.path} cannot be used: {err}",
+            "check the file's owner, mode and disk space, or restore it: docs/recover.md, The "
+            "ledger",
+        )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as err:
+            raise self._broken(err) from err
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as err:
+            raise self._broken(err) from err
+
+    def _records(self, where: str, *values: object) -> list[Record]:
+        rows = self._read(f"SELECT record, revision, due FROM deployments {where}", *values)
+        try:
+            return [_record(*row) for row in rows]
+        except (KeyError, TypeError, ValueError) as err:
+            raise self._broken(err) from err
+
+    def get(self, store: str) -> Record | None:
+        """Return the store's record."""
+        return next(iter(self._records("WHERE store = ?", store)), None)
+
+    def all(self) -> list[Record]:
+        """Return every record, by store."""
+        return self._records("ORDER BY store")
+
+    def of_minion(self, minion: str) -> list[Record]:
+        """Return the records that are about ``minion``: as guest, or as a hypervisor."""
+        return self._records(
+            "WHERE store IN (SELECT store FROM minions WHERE minion = ?) ORDER BY store", minion
+        )
+
+    def knows(self, name: str) -> bool:
+        """Say whether there is a store or a minion of that name."""
+        query = "SELECT 1 FROM {} WHERE {} = ? LIMIT 1"
+        named = (("minions", "minion"), ("deployments", "store"))
+        return any(self._read(query.format(*each), name) for each in named)
+
+    def due(self, now: float) -> list[str]:
+        """Return the stores that are due, the longest waiting first."""
+        # What lies further ahead than any pause is from before the clock was set back. Who waits in
+        # the queue has no pause.
+        rows = self._read(
+            "SELECT due, store FROM deployments WHERE due <= ? UNION ALL "
+            "SELECT due, store FROM deployments WHERE due > ? AND state != 'queued' ORDER BY due",
+            *(now, now + LOOK_AGAIN_S),
+        )
+        return [store for _, store in rows]
+
+    def lines(self, state: str | None = None) -> list[Line]:
+        """Return what a list has of each deployment, or of those in a state, by store."""
+        told = ", ".join(f"json_extract(record, '$.{each}')" for each in ("reason", "failed_in"))
+        rows = self._read(
+            f"SELECT store, generation, state, since, hypervisor, minion_id, {told} "
+            "FROM deployments WHERE ?1 IS NULL OR state = ?1 ORDER BY store",
+            state,
+        )
+        return [Line(*row) for row in rows]
+
+    def stores(self) -> list[str]:
+        """Return the stores that have a record."""
+        return [store for (store,) in self._read("SELECT store FROM deployments ORDER BY store")]
+
+    def asked(self) -> list[str]:
+        """Return the stores under way for which a job is, by store; who is queued has none."""
+        states = lifecycle.ACTIVE - {"queued"}
+        marks = ", ".join("?" * len(states))
+        rows = self._read(
+            f"SELECT store FROM deployments WHERE state IN ({marks}) "
+            "AND json_extract(record, '$.job') IS NOT NULL ORDER BY store",
+            *states,
+        )
+        return [store for (store,) in rows]
+
+    def slot_free(self, record: Record, max_active: int) -> bool:
+        """Say whether ``record``, which is queued, gets a slot now."""
+        return record.store in self.next_in_queue(max_active)
+
+    def next_in_queue(self, max_active: int) -> list[str]:
+        """
+        Return the stores in the queue for which a slot is free, the longest waiting first.
+
+        However many wait, no more of them are looked at than that takes.
+        """
+        marks = ", ".join("?" * len(lifecycle.SLOT))
+        taken = self._read(
+            f"SELECT hypervisor FROM deployments WHERE state IN ({marks}) UNION ALL "
+            # What is held keeps its slot.
+            f"SELECT hypervisor FROM deployments WHERE state = 'held' AND held_in IN ({marks})",
+            *(*lifecycle.SLOT, *lifecycle.SLOT),
+        )
+        blocked, free = {hypervisor for (hypervisor,) in taken}, max_active - len(taken)
+        found: list[str] = []
+        # What lies in the future is from before the clock was set back: it waits longest.
+        for since in (">", "<="):
+            if len(found) < free:
+                self._take(found, free, blocked, since)
+        return found
+
+    def _take(self, found: list[str], free: int, blocked: set[str], since: str) -> None:
+        """Add stores of the queue, one of each hypervisor, until there are as many as are free."""
+        query = (
+            "SELECT store, hypervisor FROM deployments WHERE state = 'queued' "
+            f"AND since {since} {NOW} ORDER BY since, store"
+        )
+        try:
+            with contextlib.closing(self._db.execute(query)) as rows:
+                for store, hypervisor in rows:
+                    if hypervisor not in blocked:
+                        found.append(store)
+                        blocked.add(hypervisor)
+                    if len(found) == free:
+                        return
+        except sqlite3.Error as err:
+            raise self._broken(err) from err
+
+    def save(
+        self,
+        record: Record,
+        change: str | None = None,
+        max_active: int | None = None,
+        noted: float | None = None,
+    ) -> Record:
+        """
+        Write ``record`` over the revision that it was read at, and return it as written.
+
+        change
+            If given, a line of history is written too: why the state is what it now is.
+        max_active
+            If given, the record takes a slot: it is written only if one is still free.
+        noted
+            Time of a line of history in the midst of a state, which no event tells.
+
+        Raises :class:`Conflict` if the record was changed in the meantime or the slot is taken.
+        """
+        with self._writing() as db:
+            before = self.get(record.store)
+            if (before.revision if before else 0) != record.revision:
+                raise Conflict(f"{record.store}: somebody else changed the record")
+            if max_active is not None and before and not self.slot_free(before, max_active):
+                raise Conflict(f"{record.store}: no slot is free")
+            saved = dataclasses.replace(record, revision=record.revision + 1)
+            db.execute(
+                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    saved.store,
+                    saved.generation,
+                    saved.state,
+                    saved.hypervisor,
+                    saved.minion_id,
+                    saved.due,
+                    saved.revision,
+                    _text(saved),
+                    saved.since,
+                    saved.held_in,
+                ),
+            )
+            if before is None or before.minions != saved.minions:
+                db.execute("DELETE FROM minions WHERE store = ?", (saved.store,))
+                db.executemany(
+                    "INSERT INTO minions VALUES (?, ?)",
+                    [(minion, saved.store) for minion in saved.minions],
+                )
+            if change is not None:
+                previous = before.state if before else ""
+                row = (saved.store, saved.generation, saved.state, previous, change)
+                db.execute(
+                    "INSERT INTO history "
+                    "(store, generation, state, previous, reason, at, announced) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row, saved.since if noted is None else noted, noted is not None),
+                )
+        return saved
+
+    def history(self, store: str) -> list[Change]:
+        """Return the store's history, the oldest change first."""
+        return self._changes("WHERE store = ? ORDER BY id", store)
+
+    def unannounced(self, store: str) -> list[Change]:
+        """Return the changes that no event has told yet."""
+        return self._changes("WHERE announced = 0 AND store = ? ORDER BY id", store)
+
+    def untold(self) -> list[str]:
+        """Return the stores with a change that no event has told yet."""
+        rows = self._read("SELECT DISTINCT store FROM history WHERE announced = 0 ORDER BY store")
+        return [store for (store,) in rows]
+
+    def announced(self, changes: Sequence[Change]) -> None:
+        """Note that events have told these changes."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE history SET announced = 1 WHERE id = ?", [(c.id,) for c in changes]
+            )
+
+    def generations(self, store: str, state: str) -> list[int]:
+        """Return the deployments of the store that were ever in ``state``, oldest first."""
+        rows = self._read(
+            "SELECT DISTINCT generation FROM history WHERE store = ? AND state = ? "
+            "ORDER BY generation",
+            store,
+            state,
+        )
+        return [generation for (generation,) in rows]
+
+    def reached(self, store: str, generation: int, state: str) -> bool:
+        """Say whether that deployment of the store was ever in ``state``."""
+        return bool(
+            self._read(
+                "SELECT 1 FROM history WHERE store = ? AND generation = ? AND state = ? LIMIT 1",
+                store,
+                generation,
+                state,
+            )
+        )
+
+    def _changes(self, where: str, *values: object) -> list[Change]:
+        columns = ", ".join(f.name for f in dataclasses.fields(Change))
+        return [
+            Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)
+        ]
+
+    def ring(self, name: str, now: float, eager: bool = False, ready: bool = False) -> None:
+        """
+        Ring the doorbell of a store or a minion, so that the pump looks at it at once.
+
+        eager
+            The minion is there now: what it did not answer so far is asked again.
+        ready
+            The minion says that it is a hypervisor that has reached its highstate.
+        """
+        self.ring_all([Bell(name, now, eager, ready)])
+
+    def ring_all(self, bells: Collection[Bell]) -> None:
+        """Ring several of them, in one transaction."""
+        with self._writing() as db:
+            db.executemany(
+                "INSERT INTO bells (name, at, eager, ready) VALUES (?1, ?2, ?3, ?4) "
+                "ON CONFLICT (name) "
+                "DO UPDATE SET at = ?2, eager = max(eager, ?3), ready = max(ready, ?4)",
+                [(bell.name, bell.at, bell.eager, bell.ready) for bell in bells],
+            )
+
+    def wake_next(self, now: float, max_active: int) -> None:
+        """Ring for those in the queue for which a slot is free."""
+        if next_ones := self.next_in_queue(max_active):
+            self.ring_all([Bell(store, now, eager=False, ready=False) for store in next_ones])
+
+    def rung(self) -> list[Bell]:
+        """Return the bells that were rung, the oldest first."""
+        rows = self._read("SELECT name, at, eager, ready, tries FROM bells ORDER BY at")
+        return [
+            Bell(name, at, bool(eager), bool(ready), tries)
+            for name, at, eager, ready, tries in rows
+        ]
+
+    def put_off(self, bell: Bell, now: float) -> None:
+        """Keep a bell that cannot be decided on yet, and look at it later, unless it rings."""
+        rest = PUT_OFF_S[min(bell.tries, len(PUT_OFF_S) - 1)]
+        with self._writing() as db:
+            db.execute(
+                "UPDATE bells SET at = ?, tries = tries + 1 WHERE name = ? AND at = ?",
+                (now + rest, bell.name, bell.at),
+            )
+
+    def answered(self, *bells: Bell) -> None:
+        """Take bells off the list, but for those that were rung again."""
+        with self._writing() as db:
+            db.executemany(
+                "DELETE FROM bells WHERE name = ? AND at = ?",
+                [(bell.name, bell.at) for bell in bells],
+            )
+
+
+def _text(record: Record) -> str:
+    plain = {**dataclasses.asdict(record), "evidence": record.evidence.plain()}
+    return json.dumps(plain, sort_keys=True)
+
+
+def _record(text: str, revision: int, due: float | None) -> Record:
+    data = json.loads(text)
+    job = data.pop("job")
+    if job:
+        job = Job(**{**job, "earlier": tuple(job.get("earlier", ()))})
+    if "deployment" not in data:
+        # Of a version that had no IDs: any of its servers, and nothing noted, on whatever machine.
+        earlier = [orders.old_id(number + 1) for number in range(data["generation"])]
+        data |= {"deployment": earlier[-1], "noted": {ANY_MACHINE: earlier}}
+    data["evidence"] = Evidence.read(data["evidence"])
+    data["ordered"] = tuple(data.get("ordered", orders.NOWHERE))
+    return Record(**{**data, "revision": revision, "due": due}, job=job)

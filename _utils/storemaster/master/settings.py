@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The master's settings of this product: the mapping ``store_deploy`` in its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from storelib import files
+from storelib.errors import Refused
+from storemaster.deployment.formats import MINION_ID
+from storemaster.master import config_files
+from storemaster.master.config_files import RESTART
+
+STATE_DIR = "/var/lib/salt/store-deploy"
+MAX_ACTIVE = 50
+
+
+class Setting(NamedTuple):
+    """What a setting may be; ``None`` leaves it at its default."""
+
+    good: Callable[[object], bool]
+    allowed: str
+
+
+def _is_template(value: object) -> bool:
+    filled = value.replace("{store}", "0") if isinstance(value, str) else ""
+    return filled != value and bool(MINION_ID.fullmatch(filled))
+
+
+SETTINGS = {
+    "hypervisor_id": Setting(_is_template, "a minion ID with {store} in it, such as hv-{store}"),
+    "max_active": Setting(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
+        "a whole number, 1 or more",
+    ),
+    "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
+}
+
+
+def faults(opts: dict) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with the settings, and how to mend each."""
+    yield from wrong(opts).values()
+
+
+def wrong(opts: dict) -> dict[str, tuple[str, str]]:
+    """Return fault and mend of each setting that is wrong; at ``store_deploy`` that of them all."""
+    return {key: (fault, _mend(opts, key)) for key, fault in _wrong(opts).items()}
+
+
+def _wrong(opts: dict) -> dict[str, str]:
+    ours = opts.get("store_deploy")
+    if ours is not None and not isinstance(ours, dict):
+        return {"store_deploy": f"store_deploy is {ours!r}, allowed: a mapping of settings"}
+    found = {}
+    for key, value in (ours or {}).items():
+        if key not in SETTINGS:
+            found[str(key)] = f"store_deploy: {key} is no setting, allowed: {', '.join(SETTINGS)}"
+        elif value is not None and not SETTINGS[key].good(value):
+            found[key] = f"store_deploy: {key} is {value!r}, allowed: {SETTINGS[key].allowed}"
+    return found
+
+
+def _mend(opts: dict, key: str) -> str:
+    """Name the file that says it: a site may have its settings in one of its own."""
+    whole = key == "store_deploy"
+    path = config_files.having(opts, "store_deploy", "" if whole else key)
+    where = path or "the file of the master's configuration that has it"
+    if whole:
+        return f"write store_deploy as a mapping in {where}; {RESTART}"
+    act = f"correct {key}" if key in SETTINGS else f"remove {key} from what is"
+    return f"{act} under store_deploy in {where}; {RESTART}"
+
+
+def check(opts: dict, *keys: str) -> None:
+    """Raise :class:`Refused` if one of these settings is wrong."""
+    found = _wrong(opts)
+    for key in ("store_deploy", *keys):
+        if key in found:
+            raise Refused(found[key], _mend(opts, key))
+
+
+def state_dir(opts: dict) -> Path:
+    """
+    Return the folder of the ledger and the locks.
+
+    Raises :class:`Refused` if the setting is wrong: an empty ledger in the default's place would
+    know none of the stores.
+    """
+    check(opts, "state_dir")
+    return Path(_settings(opts).get("state_dir") or STATE_DIR)
+
+
+def ledger_path(opts: dict) -> Path:
+    """Return the ledger's path."""
+    return state_dir(opts) / "ledger.sqlite"
+
+
+def root_secret(opts: dict) -> bytes:
+    """Return the master's own secret, from which those of the minions are derived."""
+    path = state_dir(opts) / "secret"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = path.with_name(f".secret.{os.getpid()}.{threading.get_ident()}")
+        files.replace(temporary, secrets.token_bytes(32), 0o600)
+        # Whoever is first makes it; it is never replaced.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+        files.sync(path.parent)
+    return path.read_bytes()
+
+
+def max_active(opts: dict) -> int:
+    """Return how many deployments may be under way at once; the default if that is wrong."""
+    usable = "max_active" not in _wrong(opts)
+    return int((usable and _settings(opts).get("max_active")) or MAX_ACTIVE)
+
+
+def hypervisor_id(opts: dict, store: str) -> str | None:
+    """Return the minion ID that the template ``hypervisor_id`` makes of a store ID."""
+    check(opts, "hypervisor_id")
+    template = _settings(opts).get("hypervisor_id")
+    return str(template).replace("{store}", store) if template else None
+
+
+def _settings(opts: dict) -> dict:
+    ours = opts.get("store_deploy")
+    return ours if isinstance(ours, dict) else {}

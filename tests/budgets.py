@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+How long each part of the tests may take, and how long it took.
+
+usage: budgets.py FOLDER SECONDS    print what the parts of a run have noted there, and the whole
+
+A part's note is one line: Salt line, part, seconds, exit status. The seconds are for a machine of
+2 processors without KVM on which the parts run side by side.
+"""
+
+import sys
+from pathlib import Path
+
+BUDGETS = {
+    "unit": (
+        350,
+        "150 s to 320 s; on 3006 50 s",
+        "thousands of short tests, most with a ledger in a file",
+    ),
+    "functional": (
+        1300,
+        "790 s to 1260 s",
+        "Salt's loader, `salt-run` (a second or more a call), qemu-img",
+    ),
+    "e2e": (
+        1600,
+        "1130 s alone, 1580 s with the making of its image",
+        "a real guest, which boots three times in each deployment",
+    ),
+    "test_time.py": (1100, "940 s", "processes that stand still, limits that are waited for"),
+    "test_restored.py": (
+        1000,
+        "340 s on 3008, 800 s on 3006",
+        "deployments that go on after their ledger was put back",
+    ),
+    "other": (
+        450,
+        "70 s to 400 s",
+        "starts of master and minions, deployments side by side",
+    ),
+}
+"""Seconds, those that were seen, and where they go. Other files of integration/ are all alike."""
+
+WHOLE = (
+    2400,
+    "2800 s, when the longest parts did not yet begin first",
+    "all parts side by side, the longest ones begin first",
+)
+
+
+def budget_s(part: str) -> int:
+    """Return the seconds that a part may take; 0 if it has no budget."""
+    alike = part.startswith("test_") and part not in BUDGETS
+    return BUDGETS.get("other" if alike else part, (0,))[0]
+
+
+def rows() -> list[tuple[str, str, str, str]]:
+    """Return part, budget, what was seen and where the time goes, as words."""
+    names = {part: f"`{part}`" for part in BUDGETS} | {"other": "other files of `integration/`"}
+    told = [(names[part], *row) for part, row in BUDGETS.items()] + [("`make test`", *WHOLE)]
+    return [(name, f"{budget} s", seen, why) for name, budget, seen, why in told]
+
+
+def table(notes: list[str], whole_s: int) -> str:
+    """Return what was noted as a table, the longest part first."""
+    parts = []
+    for note in notes:
+        salt, part, seconds, status = note.split()
+        parts.append((int(seconds), f"{salt} {part}", budget_s(part), status != "0"))
+    parts.sort(reverse=True)
+    lines = [f"{'part':<36}{'seconds':>8}{'budget':>8}"]
+    for seconds, part, budget, failed in [*parts, (whole_s, "all, side by side", WHOLE[0], False)]:
+        told = "  failed" if failed else "  over its budget" if seconds > budget > 0 else ""
+        lines.append(f"{part:<36}{seconds:>8}{budget or '-':>8}{told}")
+    return "\n".join(lines)
+
+
+def main(folder: Path, whole_s: int) -> None:
+    """Print the table of a run."""
+    print(table([note.read_text() for note in folder.glob("*")], whole_s))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import platform
 import time
@@ -460,10 +461,12 @@ def detach(domain: Any, seed: Path) -> None:
         for name in ("source", "backingStore"):
             for element in disk.findall(name):
                 disk.remove(element)
-        _eject(domain, ElementTree.tostring(disk, encoding="unicode"))
+        _eject(domain, disk)
 
 
-def _eject(domain: Any, empty: str) -> None:
+def _eject(domain: Any, drive: ElementTree.Element) -> None:
+    empty = ElementTree.tostring(drive, encoding="unicode")
+    alias = drive.find("alias")
     libvirt = importlib.import_module("libvirt")
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE
     if domain.connect().getType() != "Xen":
@@ -474,8 +477,24 @@ def _eject(domain: Any, empty: str) -> None:
         with contextlib.suppress(libvirt.libvirtError):
             domain.updateDeviceFlags(empty, flags)
             return True
+        if flags & libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE and alias is not None:
+            _open_tray(domain, alias.get("name", ""))
         return False
 
     # A guest that is just resetting the drive closes the tray again.
     if not awaited(ejected, EJECT_S):
         domain.updateDeviceFlags(empty, flags)
+
+
+def _open_tray(domain: Any, drive: str) -> None:
+    """
+    Have QEMU itself open the tray of a drive.
+
+    A guest's reset of its drive closes the tray, and QEMU tells nobody: libvirt (9.0) goes on with
+    a tray that it takes for open, and never ejects.
+    """
+    libvirt = importlib.import_module("libvirt")
+    monitor = importlib.import_module("libvirt_qemu")
+    order = {"execute": "blockdev-open-tray", "arguments": {"id": drive, "force": True}}
+    with contextlib.suppress(libvirt.libvirtError):
+        monitor.qemuMonitorCommand(domain, json.dumps(order), 0)

@@ -109,9 +109,11 @@ class Stores:
         database = self.lab.root / "var/lib/salt/store-deploy/ledger.sqlite"
 
         def there() -> bool:
-            with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as books:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+            ) as connection:
                 query = "SELECT state FROM deployments WHERE store = ? AND generation = ?"
-                found = books.execute(query, (store, generation)).fetchone()
+                found = connection.execute(query, (store, generation)).fetchone()
                 return found is not None and found[0] in states
 
         until(there, seconds, f"store {store} is {' or '.join(states)}", 0.1)

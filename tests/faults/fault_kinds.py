@@ -61,9 +61,9 @@ class Redeployed(Fault):
 
     def prepare(self):
         # So that there is a server to set aside, and a key to purge.
-        with operator_requests.open_ledger(master_opts()) as books:
-            spec, hypervisor = operator_requests.wanted(master_opts(), books, self.store, None)
-            books.save(deployed(spec.as_dict(), hypervisor), change="it was deployed")
+        with operator_requests.open_ledger(master_opts()) as ledger:
+            spec, hypervisor = operator_requests.wanted(master_opts(), ledger, self.store, None)
+            ledger.save(deployed(spec.as_dict(), hypervisor), change="it was deployed")
         guest = self.minions[1]
         disk = store_site.POOL / f"{guest}.qcow2"
         shutil.copy(self.site.image, disk)

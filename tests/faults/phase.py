@@ -110,10 +110,10 @@ def leftovers(site, fault):
         previous = change.state
     if record.job:
         wrong.append(f"its record waits for {record.job.function}")
-    with operator_requests.open_ledger(master_opts()) as books:
+    with operator_requests.open_ledger(master_opts()) as ledger:
         with contextlib.suppress(AssertionError):
-            until(lambda: not books.unannounced(fault.store), 10, "all is told")
-        wrong += [f"{change.state} was never told" for change in books.unannounced(fault.store)]
+            until(lambda: not ledger.unannounced(fault.store), 10, "all is told")
+        wrong += [f"{change.state} was never told" for change in ledger.unannounced(fault.store)]
     domains = store_site.run("virsh", "list", "--all", "--name").split()
     if [name for name in domains if name.startswith(guest)] != [guest]:
         wrong.append(f"domains: {domains}")

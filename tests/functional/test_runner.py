@@ -34,16 +34,16 @@ def site(tmp_path_factory):
     (root / "master").write_text(json.dumps(config))
     # salt-run of 3008 wants what only a master makes.
     (root / "var/cache/salt/master/proc").mkdir(parents=True)
-    with Ledger(root / "state" / "ledger.sqlite") as books:
+    with Ledger(root / "state" / "ledger.sqlite") as ledger:
         for store, state in STATES.items():
             spec = from_pillar({**STORE, "store": store}, f"hv-{store}")
-            record = requests.begin(books, time.time() - 7200, spec, f"hv-{store}", "operator")
+            record = requests.begin(ledger, time.time() - 7200, spec, f"hv-{store}", "operator")
             record = dataclasses.replace(record, state=state, since=time.time() - 3600)
             if state == "failed":
                 record = dataclasses.replace(
                     record, failed_in="staging", reason="no room\nat all", next_action="make room"
                 )
-            books.save(record, change=record.reason)
+            ledger.save(record, change=record.reason)
     return root
 
 

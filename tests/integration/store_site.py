@@ -390,16 +390,16 @@ class Site:
 
     def record(self, store):
         """Read the ledger, which costs less than a ``salt-run``."""
-        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
-            return books.get(store)
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as opened:
+            return opened.get(store)
 
     def list(self):
-        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
-            return books.all()
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as opened:
+            return opened.all()
 
     def history(self, store):
-        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
-            return books.history(store)
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as opened:
+            return opened.history(store)
 
     def entered(self, store, state, seconds=180):
         """Wait until the deployment has entered a state; return the record."""
@@ -496,8 +496,8 @@ class Site:
         return str(pid) in _users_of(STATE_DIR / "ledger.sqlite")
 
     def bells(self):
-        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as books:
-            return books.rung()
+        with ledger.Ledger(STATE_DIR / "ledger.sqlite") as opened:
+            return opened.rung()
 
     @contextlib.contextmanager
     def rings(self):

@@ -51,8 +51,8 @@ def older(tmp_path_factory):
 def records():
     """Read the ledger without bringing it up to date."""
     path = f"file:{store_site.STATE_DIR}/ledger.sqlite?mode=ro"
-    with contextlib.closing(sqlite3.connect(path, uri=True)) as books:
-        rows = books.execute("SELECT record FROM deployments")
+    with contextlib.closing(sqlite3.connect(path, uri=True)) as database:
+        rows = database.execute("SELECT record FROM deployments")
         return {record["store"]: record for record in (json.loads(text) for (text,) in rows)}
 
 

@@ -73,7 +73,7 @@ class Killed(BaseException):
     """The process ends here, as by SIGKILL: nothing of ours handles it."""
 
 
-class Books(Ledger):
+class KillableLedger(Ledger):
     """The real ledger, around whose writing the process can be killed."""
 
     def __init__(self, path, master):
@@ -164,7 +164,7 @@ class FakeMaster:
         self._order = itertools.count(1)
         self._returns = {}
         self._running = {}
-        self.books = Books(path, self)
+        self.ledger = KillableLedger(path, self)
         self.witness = Ledger(path)
 
     # A test's own verbs
@@ -172,12 +172,12 @@ class FakeMaster:
     def begin(self, redeploy=False, by="operator", hypervisor=HYPERVISOR):
         """Begin a deployment of the store that the hypervisor's pillar describes."""
         made = from_pillar(self.pillars[hypervisor], hypervisor)
-        return requests.begin(self.books, self.time, made, hypervisor, by, redeploy)
+        return requests.begin(self.ledger, self.time, made, hypervisor, by, redeploy)
 
     def run(self, until=lambda record: False, store="0815", max_active=50):
         """Do what engine and schedule do: advance what is due or rung, until it ends."""
         for _ in range(500):
-            record = engine.advance(self, self.books, store, max_active)
+            record = engine.advance(self, self.ledger, store, max_active)
             if not record.active or until(record):
                 return record
             # As Ledger.due has it; who is queued is looked at by the sweep, once a slot is free.
@@ -201,12 +201,12 @@ class FakeMaster:
     def restart(self):
         """Let another process take over from one that was killed."""
         self.kill_at = None
-        self.books.__exit__()
-        self.books = Books(self.path, self)
+        self.ledger.__exit__()
+        self.ledger = KillableLedger(self.path, self)
 
     def end(self):
         """Close the ledger."""
-        self.books.__exit__()
+        self.ledger.__exit__()
         self.witness.__exit__()
 
     def wait(self, until):
@@ -616,7 +616,7 @@ def failed(master, state, reason):
     assert record.reason.isprintable()
     assert record.next_action
     for verb in re.findall(r"salt-run deploy\.(\w+) 0815", record.next_action):
-        assert verb in {*verbs.offered(record, master.books), "adopt"}, record.next_action
+        assert verb in {*verbs.offered(record, master.ledger), "adopt"}, record.next_action
     assert not record.active
     assert record.due is record.deadline is record.job is None
     assert not master.armed(GUEST), "the autosign entry is gone"

@@ -30,11 +30,11 @@ OLD, NEW = pem("guest of deployment 1"), pem("guest of deployment 2")
 
 
 def now(master):
-    return master.books.get("0815")
+    return master.ledger.get("0815")
 
 
 def rollback(master):
-    return requests.rollback(master.books, master.time, now(master))
+    return requests.rollback(master.ledger, master.time, now(master))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_cancelled_redeployment_is_rolled_back(master):
     deployed(master)
     master.begin(redeploy=True)
     master.run(until=lambda record: record.state == "booting")
-    requests.cancel(master.books, master.time, now(master))
+    requests.cancel(master.ledger, master.time, now(master))
     assert master.run().state == "cancelled"
     rollback(master)
     assert master.run().state == "deployed"
@@ -118,7 +118,7 @@ def test_a_rollback_that_failed_goes_on_to_the_same_server(replaced, verb):
     record = failed(replaced, "rolling_back", "no memory")
     assert "deploy.retry" in record.next_action or record.next_action == "mend it"
     replaced.instead.clear()
-    getattr(requests, verb)(replaced.books, replaced.time, now(replaced))
+    getattr(requests, verb)(replaced.ledger, replaced.time, now(replaced))
     assert replaced.run().state == "deployed"
     assert replaced.keys(GUEST) == {ACCEPTED: OLD}
 
@@ -130,7 +130,7 @@ def test_a_rollback_that_never_got_its_slot_is_retried_as_one(master):
     rollback(master)
     record = master.run(max_active=0)
     assert (record.state, record.failed_in) == ("failed", "rolling_back")
-    requests.retry(master.books, master.time, record)
+    requests.retry(master.ledger, master.time, record)
     assert master.run().state == "deployed"
     assert master.keys(GUEST) == {ACCEPTED: OLD}
 
@@ -146,7 +146,7 @@ def test_a_store_without_an_earlier_server_is_refused(master):
 def test_a_server_that_was_set_aside_elsewhere_is_refused_and_named(replaced, where):
     record = now(replaced)
     asides = {"1": {**record.asides["1"], **where}}
-    before = replaced.books.save(dataclasses.replace(record, asides=asides))
+    before = replaced.ledger.save(dataclasses.replace(record, asides=asides))
     with pytest.raises(Refused, match=r"no set-aside server .* is on hv-0815") as refused:
         rollback(replaced)
     assert "/pool/g1" in refused.value.reason
@@ -158,7 +158,7 @@ def test_a_server_that_a_cancelled_deployment_had_set_aside_is_found_again(maste
     deployed(master)
     master.begin(redeploy=True)
     master.run(until=lambda record: record.state == "clearing")
-    requests.cancel(master.books, master.time, now(master))
+    requests.cancel(master.ledger, master.time, now(master))
     assert master.run().state == "cancelled"
     assert now(master).asides == {}
     deployed(master)
@@ -168,7 +168,7 @@ def test_a_server_that_a_cancelled_deployment_had_set_aside_is_found_again(maste
 
 
 def test_a_good_server_is_not_given_up_for_one_that_is_nowhere(replaced):
-    before = replaced.books.save(dataclasses.replace(now(replaced), asides={}))
+    before = replaced.ledger.save(dataclasses.replace(now(replaced), asides={}))
     with pytest.raises(Refused, match="deployment 1 was pruned, or is on a machine"):
         rollback(replaced)
     assert now(replaced) == before
@@ -187,10 +187,10 @@ def test_a_rollback_can_be_held_but_not_cancelled(replaced):
     rollback(replaced)
     for _ in range(2):
         with pytest.raises(Refused, match="makes no new server to remove"):
-            requests.cancel(replaced.books, replaced.time, now(replaced))
+            requests.cancel(replaced.ledger, replaced.time, now(replaced))
         if now(replaced).state == "queued":
-            requests.hold(replaced.books, replaced.time, now(replaced))
-    requests.release(replaced.books, replaced.time, now(replaced))
+            requests.hold(replaced.ledger, replaced.time, now(replaced))
+    requests.release(replaced.ledger, replaced.time, now(replaced))
     assert replaced.run().state == "deployed"
 
 
@@ -201,7 +201,7 @@ def test_what_is_under_way_is_not_rolled_back_and_not_retired(master, state):
     before = master.run(until=lambda record: record.state == state)
     for verb in (requests.rollback, requests.retire):
         with pytest.raises(Refused, match=f"store 0815 is {state}"):
-            verb(master.books, master.time, before)
+            verb(master.ledger, master.time, before)
     assert now(master) == before
 
 
@@ -237,7 +237,7 @@ def test_once_it_is_set_aside_the_old_key_gives_nothing(master):
 
 @pytest.mark.parametrize("data_disks", [False, True])
 def test_a_store_is_retired_with_all_its_servers_and_keys(replaced, data_disks):
-    requests.retire(replaced.books, replaced.time, now(replaced), data_disks)
+    requests.retire(replaced.ledger, replaced.time, now(replaced), data_disks)
     record = replaced.run()
     assert (record.state, record.due, record.deadline) == ("retired", None, None), record.reason
     assert replaced.keys(GUEST) == {}
@@ -250,14 +250,14 @@ def test_a_store_is_retired_with_all_its_servers_and_keys(replaced, data_disks):
 
 
 def test_a_retired_store_can_be_deployed_again(replaced):
-    requests.retire(replaced.books, replaced.time, now(replaced))
+    requests.retire(replaced.ledger, replaced.time, now(replaced))
     replaced.run()
     assert deployed(replaced).generation == 3
 
 
 def test_a_failed_removal_is_gone_on_with_by_the_verb_as_it_was_said(replaced):
     replaced.instead["store_hypervisor.retire"] = not_ok("no libvirt")
-    requests.retire(replaced.books, replaced.time, now(replaced), data_disks=True)
+    requests.retire(replaced.ledger, replaced.time, now(replaced), data_disks=True)
     record = failed(replaced, "retiring", "no libvirt")
     assert record.next_action.endswith("salt-run deploy.retire 0815 data_disks=True remove=True")
 
@@ -270,11 +270,11 @@ def test_what_goes_on_in_another_way_is_another_attempt(master, way):
     before = now(master).attempt
     if way == "retry":
         master.instead["store_hypervisor.define"] = not_ok("it broke")
-        requests.retry(master.books, master.time, failed(master, "defining", "it broke"))
+        requests.retry(master.ledger, master.time, failed(master, "defining", "it broke"))
         master.instead.clear()
     elif way == "release":
         requests.release(
-            master.books, master.time, requests.hold(master.books, master.time, now(master))
+            master.ledger, master.time, requests.hold(master.ledger, master.time, now(master))
         )
     else:
         key = pem("the hypervisor, installed anew")
@@ -291,14 +291,14 @@ def test_what_goes_on_in_another_way_is_another_attempt(master, way):
 def test_what_could_not_be_removed_is_named_and_retire_can_be_said_again(replaced):
     left = [{"what": "disk", "path": "/pool/store-0815.qcow2"}]
     replaced.instead["store_hypervisor.retire"] = with_facts(left=left)
-    requests.retire(replaced.books, replaced.time, now(replaced))
+    requests.retire(replaced.ledger, replaced.time, now(replaced))
     record = failed(replaced, "retiring", "not be removed: hv-0815: /pool/store-0815.qcow2")
     assert record.evidence.cleanup_failed == ["hv-0815: /pool/store-0815.qcow2"]
     assert record.next_action.endswith("salt-run deploy.retire 0815 remove=True")
     with pytest.raises(Refused, match="cannot be taken back"):
-        requests.cancel(replaced.books, replaced.time, record)
+        requests.cancel(replaced.ledger, replaced.time, record)
     replaced.instead.clear()
-    requests.retire(replaced.books, replaced.time, record)
+    requests.retire(replaced.ledger, replaced.time, record)
     assert replaced.run().state == "retired"
 
 
@@ -313,7 +313,7 @@ def test_a_hypervisor_that_never_comes_back_is_named_as_not_cleaned_up(master, v
     # Its guest runs on, but does not call.
     master.calls = False
     master.away.add(HYPERVISOR)
-    verb(master.books, master.time, now(master))
+    verb(master.ledger, master.time, now(master))
     record = master.run()
     assert (record.state, record.failed_in) == ("failed", state)
     assert record.evidence.cleanup_failed == ["hv-0815: whatever it has of store-0815"]

@@ -85,7 +85,7 @@ def test_a_cancelled_deployment_ends_and_can_be_cancelled_again(master, broken, 
     record = master.run(until=lambda record: record.state == state)
     mended = {name: getattr(master, name) for name in acts}
     words = broken(*acts)
-    requests.cancel(master.books, master.time, record)
+    requests.cancel(master.ledger, master.time, record)
     record = master.run()
     if record.state != "cancelled":
         assert (record.state, record.failed_in) == ("failed", "cancelling")
@@ -94,7 +94,7 @@ def test_a_cancelled_deployment_ends_and_can_be_cancelled_again(master, broken, 
         assert "salt-run deploy.cancel 0815" in record.next_action
         for name, act in mended.items():
             setattr(master, name, act)
-        requests.cancel(master.books, master.time, record)
+        requests.cancel(master.ledger, master.time, record)
         assert master.run().state == "cancelled"
 
 
@@ -103,13 +103,13 @@ def test_a_retired_store_ends_and_can_be_retired_again(master, broken, acts):
     record = deployed(master)
     mended = {name: getattr(master, name) for name in acts}
     words = broken(*acts)
-    requests.retire(master.books, master.time, record)
+    requests.retire(master.ledger, master.time, record)
     record = ended(master, "failed", "retiring")
     assert words in record.reason
     assert "salt-run deploy.retire 0815" in record.next_action
     for name, act in mended.items():
         setattr(master, name, act)
-    requests.retire(master.books, master.time, record)
+    requests.retire(master.ledger, master.time, record)
     assert master.run().state == "retired"
 
 
@@ -126,9 +126,9 @@ def test_a_held_deployment_says_that_the_door_is_open(master, broken):
     master.begin()
     record = master.run(until=lambda record: record.state == "booting")
     words = broken("disarm")
-    requests.hold(master.books, master.time, record)
+    requests.hold(master.ledger, master.time, record)
     for _ in range(2):
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
     assert record.state == "held"
     assert words in record.reason
 
@@ -142,7 +142,7 @@ def test_what_is_wrong_with_the_autosign_file_does_not_concern_who_is_pinned(mas
 
     master.disarm = act
     record = deployed(master)
-    requests.retire(master.books, master.time, record)
+    requests.retire(master.ledger, master.time, record)
     assert master.run().state == "retired"
 
 

@@ -55,7 +55,7 @@ def test_a_fault_that_a_minion_reports_is_the_reason_of_the_failure(master, func
     )
     assert told(master)[-1] == "failed"
     assert master.events[-1][1]["reason"] == error
-    assert master.books.history("0815")[-1].reason == error
+    assert master.ledger.history("0815")[-1].reason == error
 
 
 FACTS = {
@@ -168,7 +168,7 @@ def test_what_takes_too_long_fails_at_the_deadline(master, happens, state, limit
     happens(master)
     master.begin()
     record = failed(master, state, f"{state} was not over after {lasting(limit_s)}: ")
-    entered = [c.at for c in master.books.history("0815") if c.state == state]
+    entered = [c.at for c in master.ledger.history("0815") if c.state == state]
     assert entered[0] + limit_s <= record.since <= entered[0] + limit_s + 60
 
 
@@ -238,14 +238,14 @@ def test_a_bus_that_is_down_delays_events_and_nothing_else(master):
     deployed(master)
     assert master.events == []
     master.announce = announce
-    transition.announce(master, master.books, "0815")
+    transition.announce(master, master.ledger, "0815")
     assert told(master) == [*PATH, "deployed"]
 
 
 def test_a_ledger_that_cannot_be_written_for_a_while_fails_no_deployment(master):
     master.begin()
     before = master.run(until=lambda record: record.state == "staging")
-    save = master.books.save
+    save = master.ledger.save
     errors = iter([LedgerError("the ledger cannot be used: disk full")])
 
     def broken(*given, **named):
@@ -253,10 +253,10 @@ def test_a_ledger_that_cannot_be_written_for_a_while_fails_no_deployment(master)
             raise error
         return save(*given, **named)
 
-    master.books.save = broken
+    master.ledger.save = broken
     with pytest.raises(LedgerError, match="disk full"):
-        engine.advance(master, master.books, "0815", 50)
-    assert master.books.get("0815") == before
+        engine.advance(master, master.ledger, "0815", 50)
+    assert master.ledger.get("0815") == before
     assert master.run().state == "deployed"
 
 
@@ -284,9 +284,9 @@ def test_probes_rest_between_two_tries_whoever_rings(master):
     master.instead["provisioning_helper.probe"] = lambda made: (
         refused(made) if master.time < up_at else made
     )
-    record = master.books.get("0815")
+    record = master.ledger.get("0815")
     while record.active:
-        record = engine.advance(master, master.books, "0815", 50, rung=True)
+        record = engine.advance(master, master.ledger, "0815", 50, rung=True)
         master.wait(master.time + 0.5)
     assert record.state == "deployed", record.reason
     assert 3 <= len(master.functions("provisioning_helper.probe")) <= 6

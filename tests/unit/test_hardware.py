@@ -35,14 +35,14 @@ WITH_HYPERVISOR = PATH[PATH.index("staging") : PATH.index("booting")]
 
 
 def now(master):
-    return master.books.get("0815")
+    return master.ledger.get("0815")
 
 
 def ready(master, minion=HYPERVISOR, auto_deploy=True):
     """Let a hypervisor say that it is ready, and do what comes of it."""
-    new_hardware.note_ready(master, master.books, now(master), minion, auto_deploy, 50)
+    new_hardware.note_ready(master, master.ledger, now(master), minion, auto_deploy, 50)
     for _ in range(500):
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
         if not record.active and not record.candidate:
             return record
         master.wait(max(record.due, master.time + 0.25))
@@ -76,7 +76,7 @@ def test_new_hardware_gets_the_stores_server_by_itself(master):
     assert (record.state, record.generation) == ("deployed", 2), record.reason
     assert record.evidence.hypervisor["machine_id"] == OTHER_MACHINE
     assert record.requested_by == "event"
-    assert any("new hardware" in change.reason for change in master.books.history("0815"))
+    assert any("new hardware" in change.reason for change in master.ledger.history("0815"))
 
 
 def test_without_auto_deploy_it_is_told_what_to_type(master):
@@ -84,7 +84,7 @@ def test_without_auto_deploy_it_is_told_what_to_type(master):
     new_box(master)
     record = ready(master, auto_deploy=False)
     assert (record.state, record.generation) == ("deployed", before.generation)
-    told = views.explain(record, master.time, master.books)
+    told = views.explain(record, master.time, master.ledger)
     assert "new hardware" in told["offered"]
     assert "salt-run deploy.store 0815 hypervisor=hv-0815 redeploy=True" in told["you_can"][-1]
 
@@ -128,7 +128,7 @@ def test_the_same_hypervisor_can_be_ready_as_often_as_it_likes(master):
 def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
     master.begin()
     master.run(until=lambda record: record.state == "booting")
-    requests.cancel(master.books, master.time, now(master))
+    requests.cancel(master.ledger, master.time, now(master))
     master.run()
     assert ready(master).state == "cancelled"
 
@@ -137,7 +137,7 @@ def test_a_cancelled_store_is_not_deployed_again_by_its_own_hypervisor(master):
 def test_a_store_that_was_cancelled_before_its_hypervisor_was_known_stays_cancelled(master, state):
     master.away.add(HYPERVISOR)
     master.begin()
-    requests.cancel(master.books, master.time, now(master))
+    requests.cancel(master.ledger, master.time, now(master))
     assert master.run().state == "cancelled"
     master.away.clear()
     record = ready(master)
@@ -152,7 +152,7 @@ def test_a_hypervisor_that_was_waited_for_in_vain_begins_the_deployment_when_it_
     master.away.clear()
     record = ready(master)
     assert (record.state, record.generation) == ("deployed", 2)
-    assert any("had waited" in change.reason for change in master.books.history("0815"))
+    assert any("had waited" in change.reason for change in master.ledger.history("0815"))
 
 
 def test_a_hypervisor_that_does_not_say_what_it_has_changes_nothing(master):
@@ -204,13 +204,13 @@ def test_a_ready_bell_is_kept_while_another_process_has_the_store(master, tmp_pa
     deployed(master)
     new_box(master)
     opts = {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
-    master.books.ring(HYPERVISOR, master.time, ready=True)
+    master.ledger.ring(HYPERVISOR, master.time, ready=True)
     with engine.locked(tmp_path / "locks", "0815") as held:
         assert held
         pump.reconcile(opts, master, sweep=False)
-        assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
+        assert [bell.name for bell in master.ledger.rung()] == [HYPERVISOR]
     pump.reconcile(opts, master, sweep=False)
-    assert master.books.rung() == []
+    assert master.ledger.rung() == []
     assert now(master).candidate["minion"] == HYPERVISOR
 
 
@@ -218,14 +218,14 @@ def test_a_ready_bell_is_kept_though_the_store_is_free_again_at_once(master, tmp
     deployed(master)
     new_box(master)
     opts = {"fun": "runner.deploy.reconcile", "store_deploy": {"state_dir": str(tmp_path)}}
-    master.books.ring(HYPERVISOR, master.time, ready=True)
+    master.ledger.ring(HYPERVISOR, master.time, ready=True)
 
     def taken(*_):
         raise Conflict("somebody else changed the record")
 
     monkeypatch.setattr(new_hardware, "note_ready", taken)
     pump.reconcile(opts, master, sweep=False)
-    assert [bell.name for bell in master.books.rung()] == [HYPERVISOR]
+    assert [bell.name for bell in master.ledger.rung()] == [HYPERVISOR]
 
 
 # Another hypervisor
@@ -245,7 +245,7 @@ def test_while_the_old_one_runs_the_server_nothing_is_begun(two):
     assert (record.state, record.hypervisor, record.generation) == ("deployed", HYPERVISOR, 1)
     assert (
         "hv-0815 still runs the store's server"
-        in views.explain(record, two.time, two.books)["offered"]
+        in views.explain(record, two.time, two.ledger)["offered"]
     )
 
 
@@ -256,7 +256,7 @@ def test_an_operator_does_not_make_a_twin_either(two):
     assert "hypervisor=hv-0815" in record.next_action
     assert two.functions("store_hypervisor.clear")[1:] == []
     two.others[HYPERVISOR]["domain"] = {**two.others[HYPERVISOR]["domain"], "state": "shut off"}
-    requests.retry(two.books, two.time, record)
+    requests.retry(two.ledger, two.time, record)
     assert two.run().state == "deployed"
 
 
@@ -275,7 +275,7 @@ def test_a_retry_makes_no_twin_either(two, state):
     two.instead.clear()
     two.away.clear()
     two.others[HYPERVISOR] = old
-    requests.retry(two.books, two.time, record)
+    requests.retry(two.ledger, two.time, record)
     if state == "configuring":
         # Its own guest runs already: it goes on.
         assert two.run().state == "deployed"
@@ -292,7 +292,7 @@ def test_a_rollback_makes_no_twin_either(two):
     assert two.run().state == "deployed"
     two.away.clear()
     two.others[HYPERVISOR] = old
-    requests.rollback(two.books, two.time, now(two))
+    requests.rollback(two.ledger, two.time, now(two))
     failed(two, "rolling_back", "hv-0815 still runs the server of store 0815")
     assert "store_hypervisor.restore" not in ran(two)
 
@@ -304,7 +304,7 @@ def test_a_hypervisor_that_cannot_say_whether_it_runs_the_server_is_waited_for(t
     two.others[HYPERVISOR] |= {"domain": None, "libvirt": {**there["libvirt"], "why": "no socket"}}
     record = failed(two, "clearing", "hv-0815 may run the store's server and cannot say so")
     two.others[HYPERVISOR] = {**there, "domain": {**there["domain"], "state": "shut off"}}
-    requests.retry(two.books, two.time, record)
+    requests.retry(two.ledger, two.time, record)
     assert two.run().state == "deployed"
 
 
@@ -318,7 +318,7 @@ def test_who_forges_the_old_hypervisors_answer_makes_no_twin(two):
 
 def test_a_redeployment_that_was_cancelled_at_once_does_not_forget_the_hypervisor(two):
     two.begin(redeploy=True)
-    requests.cancel(two.books, two.time, now(two))
+    requests.cancel(two.ledger, two.time, now(two))
     assert two.run().state == "cancelled"
     two.begin(redeploy=True, hypervisor=NEW)
     two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
@@ -329,7 +329,7 @@ def test_a_deployment_that_an_operator_moved_is_not_moved_back_by_the_old_hyperv
     key = two.known_keys.pop(NEW)
     two.begin(redeploy=True, hypervisor=NEW)
     two.run(until=lambda record: record.reason != "")
-    new_hardware.note_ready(two, two.books, now(two), HYPERVISOR, True, 50)
+    new_hardware.note_ready(two, two.ledger, now(two), HYPERVISOR, True, 50)
     assert now(two).hypervisor == NEW
     two.known_keys[NEW] = key
     two.others[HYPERVISOR], two.facts = two.facts, two.others.pop(NEW)
@@ -342,7 +342,7 @@ def test_a_queued_deployment_moves_though_no_slot_is_free(two):
     two.begin(redeploy=True)
     two.run(until=lambda record: record.state == "queued", max_active=0)
     two.known_keys.pop(HYPERVISOR)
-    new_hardware.note_ready(two, two.books, now(two), NEW, True, 0)
+    new_hardware.note_ready(two, two.ledger, now(two), NEW, True, 0)
     assert (now(two).state, now(two).hypervisor) == ("awaiting_hypervisor", NEW)
 
 
@@ -351,7 +351,7 @@ def test_a_former_hypervisor_that_was_installed_anew_can_take_over(two):
     two.run(until=lambda record: "hypervisor_key" in record.evidence)
     two.known_keys.pop(NEW)
     two.known_keys[HYPERVISOR] = {ACCEPTED: pem("installed anew")}
-    new_hardware.note_ready(two, two.books, now(two), HYPERVISOR, True, 50)
+    new_hardware.note_ready(two, two.ledger, now(two), HYPERVISOR, True, 50)
     assert now(two).hypervisor == HYPERVISOR
 
 
@@ -366,7 +366,7 @@ def test_a_guest_that_is_off_is_not_started_beside_its_twin(two):
     two.facts["domain"] |= {"state": "shut off"}
     two.away.clear()
     two.others[HYPERVISOR] = old
-    requests.retry(two.books, two.time, record)
+    requests.retry(two.ledger, two.time, record)
     failed(two, "configuring", "hv-0815 still runs the server of store 0815")
     assert ran(two).count("store_hypervisor.start") == 2, "once for each deployment"
 
@@ -380,8 +380,8 @@ def test_a_job_that_is_under_way_is_not_sent_again_after_a_hold(two, state):
     two.others[HYPERVISOR] = {**two.others[HYPERVISOR], "domain": gone}
     two.takes_s[function] = 60
     two.run(until=lambda record: record.job is not None and record.job.function == function)
-    requests.hold(two.books, two.time, now(two))
-    requests.release(two.books, two.time, now(two))
+    requests.hold(two.ledger, two.time, now(two))
+    requests.release(two.ledger, two.time, now(two))
     assert two.run().state == "deployed"
     assert two.wrong == []
 
@@ -393,7 +393,7 @@ def test_a_store_that_failed_to_be_retired_is_not_deployed_by_its_hypervisor(mas
     master.away.add(HYPERVISOR)
     master.begin()
     failed(master, "awaiting_hypervisor", "was not over after 10 min")
-    requests.retire(master.books, master.time, now(master))
+    requests.retire(master.ledger, master.time, now(master))
     failed(master, "retiring", "was not over after 10 min")
     master.away.clear()
     assert ready(master).state == "failed"
@@ -497,14 +497,14 @@ def test_refused_reports_are_in_the_history_once_a_state(master):
     record = master.run()
     assert record.failed_in == "configuring"
     assert record.evidence.refused["count"] > 5
-    lines = [change for change in master.books.history("0815") if "refused:" in change.reason]
+    lines = [change for change in master.ledger.history("0815") if "refused:" in change.reason]
     assert [change.state for change in lines[:1]] == ["configuring"]
     assert len([change for change in lines if change.state == "configuring"]) == 1
     assert told(master).count("configuring") == 1
 
 
 def test_the_ledger_knows_all_hypervisors_of_a_store(two):
-    new_hardware.note_ready(two, two.books, now(two), NEW, True, 50)
-    assert [each.store for each in two.books.of_minion(NEW)] == ["0815"]
-    two.books.save(dataclasses.replace(now(two), candidate={}))
-    assert two.books.of_minion(NEW) == []
+    new_hardware.note_ready(two, two.ledger, now(two), NEW, True, 50)
+    assert [each.store for each in two.ledger.of_minion(NEW)] == ["0815"]
+    two.ledger.save(dataclasses.replace(now(two), candidate={}))
+    assert two.ledger.of_minion(NEW) == []

@@ -66,7 +66,7 @@ def test_a_guest_whose_key_is_gone_is_told_as_that_and_let_in_by_a_retry(master,
     by_hand(master, GUEST, state)
     # Whoever has no key calls, and waits for an operator then.
     record = failed(master, at, TOLD[state or "pending"].format(GUEST, GUEST))
-    requests.retry(master.books, master.time, record)
+    requests.retry(master.ledger, master.time, record)
     assert master.run().state == "deployed"
     assert master.keys(GUEST) == {ACCEPTED: master.guest_key}
 
@@ -86,7 +86,7 @@ def test_a_guest_that_is_rejected_while_it_boots_is_told_as_that_and_let_in_by_a
     record = failed(master, "booting", told)
     master.calls = True
     master.later(5, master._call)
-    requests.retry(master.books, master.time, record)
+    requests.retry(master.ledger, master.time, record)
     assert master.run().state == "deployed"
 
 
@@ -95,7 +95,7 @@ def test_a_retry_lets_in_nobody_elses_key(master):
     master.run(until=lambda record: record.state == "configuring")
     master.known_keys[GUEST] = {"pending": pem("stranger")}
     record = failed(master, "configuring", "another machine calls itself store-0815")
-    requests.retry(master.books, master.time, record)
+    requests.retry(master.ledger, master.time, record)
     master.run(
         until=lambda record: record.state == "configuring" and "readmitted" in record.evidence
     )

@@ -21,7 +21,7 @@ GOOD = {
     "prune": {"found": [], "kept": [], "removed": [], "left": []},
 }
 STEP = {"plan": "facts", "retire": "retire", "prune": "prune"}
-NOTHING = object()
+NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
 
 
 class Answering:
@@ -61,7 +61,7 @@ def asked(master, monkeypatch):
     made = Answering(master)
     monkeypatch.setattr(operator_requests, "open_master", lambda _: contextlib.nullcontext(made))
     monkeypatch.setattr(
-        operator_requests, "open_ledger", lambda _: contextlib.nullcontext(master.books)
+        operator_requests, "open_ledger", lambda _: contextlib.nullcontext(master.ledger)
     )
     monkeypatch.setattr(doctor, "autosign", lambda _: [])
     monkeypatch.setattr(asking, "LOOK_S", 0.01)
@@ -203,8 +203,8 @@ def test_a_plan_tells_that_the_hypervisor_knows_more_than_the_ledger(asked):
 
 def test_a_plan_tells_of_a_server_that_the_ledger_does_not_know(asked):
     domain = {"exists": True, "ours": True, "generation": 3, "state": "running", "memory_mib": 1}
-    record = asked.master.books.get("0815")
-    asked.master.books.save(dataclasses.replace(record, state="cancelled"))
+    record = asked.master.ledger.get("0815")
+    asked.master.ledger.save(dataclasses.replace(record, state="cancelled"))
     (fault,) = planned(asked, redeploy=False, domain=domain)
     assert "(deployment 3): say redeploy=True to replace it" in fault
     assert planned(asked, redeploy=True, domain=domain) == []
@@ -275,8 +275,8 @@ def test_what_needs_no_hypervisor_is_told_also_if_it_is_silent(asked, monkeypatc
 
 
 def test_a_pillar_that_is_wrong_does_not_hide_that_a_deployment_is_under_way(asked):
-    record = asked.master.books.get("0815")
-    asked.master.books.save(dataclasses.replace(record, state="held"))
+    record = asked.master.ledger.get("0815")
+    asked.master.ledger.save(dataclasses.replace(record, state="held"))
     asked.master.pillars[HYPERVISOR] = {**PILLAR, "cpus": 0}
     told = planning.plan({}, "0815", None, True).as_data()
     assert "is under way on hv-0815: held" in told["error"]
@@ -287,8 +287,8 @@ def test_a_pillar_that_is_wrong_does_not_hide_that_a_deployment_is_under_way(ask
 @pytest.fixture
 def twin(asked):
     """The hypervisor that the store was deployed on, and is not planned for."""
-    record, other = asked.master.books.get("0815"), pem("the other")
-    asked.master.books.save(dataclasses.replace(record, others={"hv-old": other}))
+    record, other = asked.master.ledger.get("0815"), pem("the other")
+    asked.master.ledger.save(dataclasses.replace(record, others={"hv-old": other}))
     asked.master.known_keys["hv-old"] = {ACCEPTED: other}
     running = {"exists": True, "ours": True, "state": "running"}
 
@@ -360,7 +360,7 @@ def test_a_pillar_that_is_no_good_is_looked_for_in_the_hypervisors_own_environme
     asked, prod, known
 ):
     asked.master.pillars[HYPERVISOR] = known
-    spec, name = operator_requests.wanted({}, asked.master.books, "0815", HYPERVISOR)
+    spec, name = operator_requests.wanted({}, asked.master.ledger, "0815", HYPERVISOR)
     assert (spec.memory_mib, name) == (4096, HYPERVISOR)
 
 

@@ -47,12 +47,12 @@ FAILING = {
 
 
 def now(master):
-    return master.books.get("0815")
+    return master.ledger.get("0815")
 
 
 def said(master, verb):
     """Let the operator say the verb, as ``operator_requests.change`` does."""
-    return VERBS[verb](master.books, master.time, master.books.get("0815"))
+    return VERBS[verb](master.ledger, master.time, master.ledger.get("0815"))
 
 
 def entered(master, state):
@@ -216,7 +216,7 @@ def test_while_the_hypervisor_is_away_the_deployment_is_cancelling(master):
     master.away.add(HYPERVISOR)
     began = said(master, "cancel").since
     master.run(until=lambda record: master.time > began + 1800)
-    assert master.books.get("0815").state == "cancelling"
+    assert master.ledger.get("0815").state == "cancelling"
     master.away.clear()
     assert master.run().state == "cancelled"
     nothing_is_left(master)
@@ -288,7 +288,7 @@ def test_what_is_still_there_is_named_and_cancel_can_be_said_again(master):
     assert views.record(record)["cleanup_failed"] == ["hv-0815: /pool/store-0815.qcow2"]
     assert "deploy.cancel 0815" in record.next_action
     assert not any(
-        "deploy.retry" in each for each in views.explain(record, 0, master.books)["you_can"]
+        "deploy.retry" in each for each in views.explain(record, 0, master.ledger)["you_can"]
     )
     with pytest.raises(Refused):
         said(master, "retry")
@@ -317,7 +317,7 @@ def test_a_change_that_comes_too_late_is_a_conflict(master):
     master.run(until=lambda record: record.state == "booting")
     for verb in (requests.cancel, requests.hold):
         with pytest.raises(Conflict):
-            verb(master.books, master.time, seen)
+            verb(master.ledger, master.time, seen)
 
 
 def test_a_cancelled_store_can_be_deployed_again(master):
@@ -387,8 +387,8 @@ def test_what_is_held_keeps_its_slot_if_it_had_one(master, state, kept):
     entered(master, state)
     said(master, "hold")
     other = {"store": "0816", "state": "queued", "held_in": "", "revision": 0}
-    waiting = master.books.save(dataclasses.replace(master.books.get("0815"), **other))
-    assert master.books.slot_free(waiting, 50) is not kept
+    waiting = master.ledger.save(dataclasses.replace(master.ledger.get("0815"), **other))
+    assert master.ledger.slot_free(waiting, 50) is not kept
 
 
 # retry
@@ -548,7 +548,7 @@ def test_a_deployed_store_is_not_changed(master, verb):
     with pytest.raises(Refused, match="store 0815 is deployed") as refused:
         said(master, verb)
     assert "deploy.explain 0815" in refused.value.hint
-    assert master.books.get("0815") == before
+    assert master.ledger.get("0815") == before
 
 
 @pytest.mark.parametrize(
@@ -572,8 +572,8 @@ def test_a_verb_that_does_not_fit_the_state_is_refused(master, state, verbs):
         said(master, "cancel")
     if state == "cancelled":
         master.run()
-    before = master.books.get("0815")
+    before = master.ledger.get("0815")
     for verb in verbs:
         with pytest.raises(Refused, match=f"store 0815 is {state}"):
             said(master, verb)
-    assert master.books.get("0815") == before
+    assert master.ledger.get("0815") == before

@@ -60,8 +60,8 @@ def test_each_change_is_told_once_and_in_order(master):
     )
     for (_, data), previous in zip(master.events[1:], told(master), strict=False):
         assert data["previous"] == previous
-    assert [change.state for change in master.books.history("0815")] == told(master)
-    assert record.revision == master.books.get("0815").revision
+    assert [change.state for change in master.ledger.history("0815")] == told(master)
+    assert record.revision == master.ledger.get("0815").revision
 
 
 def test_every_job_names_store_and_deployment_and_goes_to_one_minion(master):
@@ -146,7 +146,7 @@ def test_a_second_request_is_refused_while_one_is_under_way(master, state):
     for redeploy in (False, True):
         with pytest.raises(Refused, match="deployment 1 of store 0815 is under way"):
             master.begin(redeploy=redeploy)
-    assert master.books.get("0815") == before
+    assert master.ledger.get("0815") == before
 
 
 def test_a_deployed_store_is_not_touched_without_the_flag(master):
@@ -154,7 +154,7 @@ def test_a_deployed_store_is_not_touched_without_the_flag(master):
     with pytest.raises(Refused, match="store 0815 is deployed") as refused:
         master.begin()
     assert "redeploy=True" in refused.value.hint
-    assert master.books.get("0815") == before
+    assert master.ledger.get("0815") == before
 
 
 def test_with_the_flag_the_server_is_replaced_and_has_another_key(master):
@@ -212,8 +212,8 @@ def other_store(master, store="0816", **changes):
     plain = spec.from_pillar(
         {**PILLAR, "store": store, "minion_id": f"store-{store}"}, f"hv-{store}"
     )
-    record = requests.begin(master.books, master.time, plain, f"hv-{store}", "operator")
-    return master.books.save(dataclasses.replace(record, **changes))
+    record = requests.begin(master.ledger, master.time, plain, f"hv-{store}", "operator")
+    return master.ledger.save(dataclasses.replace(record, **changes))
 
 
 @pytest.mark.parametrize("theirs", ["store-0816", "hv-0816"])
@@ -222,7 +222,7 @@ def test_a_minion_id_of_another_store_is_refused(master, theirs):
     master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": theirs}}
     with pytest.raises(Refused, match=f"minion ID {theirs} belongs to store 0816"):
         master.begin()
-    assert master.books.get("0815") is None
+    assert master.ledger.get("0815") is None
 
 
 @pytest.mark.parametrize("theirs", ["store-0816", "hv-0816"])
@@ -354,7 +354,7 @@ def test_a_server_does_not_change_its_minion_id(master):
     with pytest.raises(Refused, match="has the minion ID store-0815, the pillar now says") as told:
         master.begin(redeploy=True)
     assert "deploy.retire 0815 remove=True" in told.value.hint
-    assert master.books.get("0815") == before
+    assert master.ledger.get("0815") == before
 
 
 def test_a_server_does_not_change_its_minion_id_while_its_hypervisor_is_awaited(master):
@@ -369,7 +369,7 @@ def test_a_store_without_a_server_may_get_another_minion_id(master):
     master.instead["store_hypervisor.define"] = not_ok("it broke")
     master.begin()
     failed(master, "defining", "it broke")
-    requests.cancel(master.books, master.time, master.books.get("0815"))
+    requests.cancel(master.ledger, master.time, master.ledger.get("0815"))
     assert master.run().state == "cancelled"
     master.instead.clear()
     master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
@@ -378,7 +378,7 @@ def test_a_store_without_a_server_may_get_another_minion_id(master):
 
 def test_after_a_retirement_a_store_may_get_another_minion_id_even_while_it_is_awaited(master):
     deployed(master)
-    requests.retire(master.books, master.time, master.books.get("0815"))
+    requests.retire(master.ledger, master.time, master.ledger.get("0815"))
     assert master.run().state == "retired"
     master.begin()
     master.pillars = {HYPERVISOR: {**PILLAR, "minion_id": "store-other"}}
@@ -419,7 +419,7 @@ def test_a_second_deployment_on_the_same_hypervisor_waits_until_the_first_ends(m
     other = other_store(master, state="staging", hypervisor=HYPERVISOR)
     master.begin()
     assert waits(master, "all slots are taken").state == "queued"
-    master.books.save(dataclasses.replace(other, state="deployed"), "it is done")
+    master.ledger.save(dataclasses.replace(other, state="deployed"), "it is done")
     assert master.run().state == "deployed"
 
 
@@ -433,23 +433,23 @@ def test_not_more_than_max_active_are_worked_on(master):
 
 def test_whoever_ends_wakes_those_who_wait(master):
     waiting = other_store(master, state="queued", hypervisor=HYPERVISOR)
-    waiting = master.books.save(dataclasses.replace(waiting, since=BEGAN + 60))
+    waiting = master.ledger.save(dataclasses.replace(waiting, since=BEGAN + 60))
     deployed(master)
-    assert [bell.name for bell in master.books.rung()] == [waiting.store]
+    assert [bell.name for bell in master.ledger.rung()] == [waiting.store]
 
 
 def test_a_slot_that_is_lost_at_the_last_moment_is_waited_for(master, monkeypatch):
     master.begin()
     other = other_store(master, state="staging", hypervisor=HYPERVISOR)
     looks = iter([True])
-    free = master.books.slot_free
+    free = master.ledger.slot_free
     monkeypatch.setattr(
-        master.books, "slot_free", lambda *given: next(looks, False) or free(*given)
+        master.ledger, "slot_free", lambda *given: next(looks, False) or free(*given)
     )
     record = master.run(until=lambda record: record.state == "queued" and master.time > BEGAN + 99)
     assert record.state == "queued"
     assert next(looks, "all were used") == "all were used"
-    master.books.save(dataclasses.replace(other, state="deployed"), "it is done")
+    master.ledger.save(dataclasses.replace(other, state="deployed"), "it is done")
     assert master.run().state == "deployed"
 
 
@@ -485,14 +485,14 @@ def test_a_guest_that_has_not_booted_yet_is_asked_again_when_it_rings(master, st
     master.run(until=lambda record: record.state == state and record.rests_until)
     asked = len(master.functions(f"provisioning_helper.{asks}"))
     for _ in range(3):
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
     assert len(master.functions(f"provisioning_helper.{asks}")) == asked, record.reason
     assert "reboot" in record.reason
     master._boot()
-    engine.advance(master, master.books, "0815", 50, rung=True)
+    engine.advance(master, master.ledger, "0815", 50, rung=True)
     assert len(master.functions(f"provisioning_helper.{asks}")) == asked + 1
     master.nobody_looks(2)
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.state != state, "its answer is read when it comes"
     assert master.run().state == "deployed"
 
@@ -502,25 +502,25 @@ def test_a_bell_after_the_answer_is_not_lost_on_it(master, state, asks):
     """Both are found in one look: the guest has answered, booted and rung."""
     master.begin()
     master.run(until=lambda record: record.state == state and record.rests_until)
-    engine.advance(master, master.books, "0815", 50, rung=True)
+    engine.advance(master, master.ledger, "0815", 50, rung=True)
     master.nobody_looks(2)
     master._boot()
     asked = len(master.functions(f"provisioning_helper.{asks}"))
-    record = engine.advance(master, master.books, "0815", 50, rung=True)
+    record = engine.advance(master, master.ledger, "0815", 50, rung=True)
     assert record.state == state
     assert len(master.functions(f"provisioning_helper.{asks}")) == asked + 1
     master.nobody_looks(2)
-    assert engine.advance(master, master.books, "0815", 50).state != state
+    assert engine.advance(master, master.ledger, "0815", 50).state != state
 
 
 def test_an_answer_to_the_first_question_of_a_state_is_read_when_it_comes(master):
     master.begin()
     master.run(until=lambda record: record.state == "booting" and record.job)
     master.nobody_looks(2)
-    record = engine.advance(master, master.books, "0815", 50, rung=True)
+    record = engine.advance(master, master.ledger, "0815", 50, rung=True)
     assert (record.state, record.job is None) == ("rebooting", False)
     master.nobody_looks(2)
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.job is None
     assert "noted 1 boots" in record.reason
 
@@ -534,9 +534,9 @@ def test_whoever_rests_is_asked_once_more_before_its_time_is_over(master, state)
     while len(master.booted) == booted:
         master.nobody_looks(1)
     rests = {"spent_s": limit - 1.0, "rests_until": record.clock_s + 3600}
-    master.books.save(dataclasses.replace(record, **rests))
+    master.ledger.save(dataclasses.replace(record, **rests))
     master.nobody_looks(2)
-    assert engine.advance(master, master.books, "0815", 50).job
+    assert engine.advance(master, master.ledger, "0815", 50).job
     assert master.run().state == "deployed"
 
 

@@ -31,7 +31,7 @@ OLD = pem("guest of deployment 1")
 
 
 def now(master):
-    return master.books.get("0815")
+    return master.ledger.get("0815")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_an_autosign_file_that_cannot_be_written_fails_while_the_old_server_runs
     assert "store_hypervisor.prepare" not in ran(redeploying)
     the_old_server_runs(redeploying)
     del redeploying.rewrite_autosign
-    requests.retry(redeploying.books, redeploying.time, record)
+    requests.retry(redeploying.ledger, redeploying.time, record)
     assert redeploying.run().state == "deployed"
     assert "rewrite autosign" in redeploying.acts
 
@@ -100,7 +100,7 @@ def test_what_was_lost_while_the_deployment_waited_is_found_while_the_old_server
     record = failed(redeploying, "preparing", "hv-0815: bridge br0 does not exist")
     the_old_server_runs(redeploying)
     redeploying.facts["sources_missing"] = []
-    requests.retry(redeploying.books, redeploying.time, record)
+    requests.retry(redeploying.ledger, redeploying.time, record)
     assert redeploying.run().state == "deployed"
 
 
@@ -112,7 +112,7 @@ def test_until_the_old_server_is_set_aside_its_key_is_the_stores(redeploying):
 def test_what_was_prepared_is_removed_by_a_cancel(redeploying):
     redeploying.lost["store_hypervisor.prepare"] = 1
     redeploying.run(until=lambda record: redeploying.prepared)
-    requests.cancel(redeploying.books, redeploying.time, now(redeploying))
+    requests.cancel(redeploying.ledger, redeploying.time, now(redeploying))
     assert redeploying.run().state == "cancelled"
     assert redeploying.prepared is None
     the_old_server_runs(redeploying)
@@ -126,7 +126,7 @@ def updated(redeploying, request):
     """The same, in a state behind ``preparing``, which there was not yet when it began."""
     redeploying.run(until=lambda record: record.state == request.param)
     redeploying.prepared = None
-    redeploying.books._db.execute(
+    redeploying.ledger._db.execute(
         "DELETE FROM history WHERE generation = 2 AND state = 'preparing'"
     )
     return redeploying
@@ -138,7 +138,7 @@ def test_a_deployment_that_was_past_preparing_before_an_update_goes_on(updated):
 
 
 def test_a_deployment_that_was_past_preparing_before_an_update_is_cancelled(updated):
-    requests.cancel(updated.books, updated.time, now(updated))
+    requests.cancel(updated.ledger, updated.time, now(updated))
     assert updated.run().state == "cancelled"
     assert ran(updated)[-1] == "store_hypervisor.discard"
 
@@ -147,7 +147,7 @@ def test_a_deployment_that_was_past_preparing_before_an_update_is_cancelled(upda
 
 
 def entered(master, state):
-    changes = [each for each in master.books.history("0815") if each.state == state]
+    changes = [each for each in master.ledger.history("0815") if each.state == state]
     return changes[-1]
 
 
@@ -189,7 +189,7 @@ def test_the_last_outage_is_remembered_until_there_is_another(redeploying):
 
 def test_where_none_was_measured_no_outage_is_expected(master):
     record = deployed(master)
-    expected = views.expected_outage(record, master.books.all())
+    expected = views.expected_outage(record, master.ledger.all())
     assert expected["outage_s_expected"] is None
     assert "measured" in expected["outage_expected"]
 
@@ -223,8 +223,8 @@ def test_a_plan_is_told_what_a_request_would_be_told(master):
     wanted = from_pillar(PILLAR, HYPERVISOR)
 
     def refused(redeploy):
-        old = master.books.get("0815")
-        told = (master.books, master.time, old, "0815", wanted.minion_id, redeploy)
+        old = master.ledger.get("0815")
+        told = (master.ledger, master.time, old, "0815", wanted.minion_id, redeploy)
         return list(requests.refusals(*told))
 
     (deployed_already,) = refused(redeploy=False)

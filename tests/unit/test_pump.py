@@ -40,7 +40,7 @@ def test_a_store_that_cannot_even_fail_stops_no_other_and_is_tried_again_later(
     master.begin()
     master.run(until=lambda record: record.state == "configuring")
     other = from_pillar({**PILLAR, "store": "0816"}, "hv-0816")
-    requests.begin(master.books, master.time, other, "hv-0816", "operator")
+    requests.begin(master.ledger, master.time, other, "hv-0816", "operator")
     fail = failing.fail
 
     def broken(*_):
@@ -51,7 +51,7 @@ def test_a_store_that_cannot_even_fail_stops_no_other_and_is_tried_again_later(
         master.wait(master.time + 100)
     states = pump.reconcile(opts, master, sweep=True)
     assert states == {"0816": "awaiting_hypervisor"}
-    assert master.books.get("0815").due == master.time + pump.PUT_OFF_S
+    assert master.ledger.get("0815").due == master.time + pump.PUT_OFF_S
     monkeypatch.setattr(failing, "fail", fail)
     master.time += pump.PUT_OFF_S
     assert pump.reconcile(opts, master, sweep=False)["0815"] == "failed"
@@ -62,13 +62,13 @@ def test_an_operator_who_gives_a_slot_back_wakes_who_waits_for_it(master, opts):
     master.begin()
     master.run(until=lambda record: record.state == "staging")
     other = from_pillar({**PILLAR, "store": "0816"}, "hv-0816")
-    record = requests.begin(master.books, master.time, other, "hv-0816", "operator")
-    master.books.save(dataclasses.replace(record, state="queued"))
+    record = requests.begin(master.ledger, master.time, other, "hv-0816", "operator")
+    master.ledger.save(dataclasses.replace(record, state="queued"))
     one = {"store_deploy": {**opts["store_deploy"], "max_active": 1}}
-    assert master.books.next_in_queue(1) == []
+    assert master.ledger.next_in_queue(1) == []
     record = operator_requests.change(one, "0815", requests.cancel)
     assert record.state == "cancelling"
-    assert {bell.name for bell in master.books.rung()} == {"0815", "0816"}
+    assert {bell.name for bell in master.ledger.rung()} == {"0815", "0816"}
 
 
 def test_of_many_ready_hypervisors_a_few_are_looked_at_in_each_round(master, opts):
@@ -77,12 +77,12 @@ def test_of_many_ready_hypervisors_a_few_are_looked_at_in_each_round(master, opt
     master.store_server = looks.append
     for name in names:
         master.known_keys[name] = {ACCEPTED: pem(name)}
-        master.books.ring(name, master.time, ready=True)
+        master.ledger.ring(name, master.time, ready=True)
         master.time += 1
-    master.books.ring("store-quick", master.time)
+    master.ledger.ring("store-quick", master.time)
     pump.reconcile(opts, master, sweep=False)
     assert looks == names[: pump.READY_AT_ONCE]
-    assert [bell.name for bell in master.books.rung()] == names[pump.READY_AT_ONCE :]
+    assert [bell.name for bell in master.ledger.rung()] == names[pump.READY_AT_ONCE :]
     pump.reconcile(opts, master, sweep=False)
     assert looks == names
 
@@ -90,18 +90,18 @@ def test_of_many_ready_hypervisors_a_few_are_looked_at_in_each_round(master, opt
 def test_a_slot_that_was_given_back_and_woke_nobody_is_found_by_the_sweep(master, opts):
     """Whoever gave it back was killed before it could ring."""
     other = from_pillar({**PILLAR, "store": "0816"}, HYPERVISOR)
-    first = requests.begin(master.books, master.time, other, HYPERVISOR, "operator")
-    first = master.books.save(dataclasses.replace(first, state="staging", due=None))
+    first = requests.begin(master.ledger, master.time, other, HYPERVISOR, "operator")
+    first = master.ledger.save(dataclasses.replace(first, state="staging", due=None))
     master.begin()
     master.run(until=lambda record: record.state == "queued" and "slots" in record.reason)
-    master.books.save(dataclasses.replace(first, state="deployed"))
+    master.ledger.save(dataclasses.replace(first, state="deployed"))
     assert rung(master) == []
     assert pump.reconcile(opts, master, sweep=False) == {}
     assert pump.reconcile(opts, master, sweep=True)["0815"] != "queued"
 
 
 def rung(master):
-    return [bell.name for bell in master.books.rung()]
+    return [bell.name for bell in master.ledger.rung()]
 
 
 # What the engine keeps open
@@ -135,7 +135,7 @@ def test_all_bells_of_a_round_are_rung_and_answered_with_two_commits(master, pum
     assert pumped.ring(rings) is True
     pumped.round()
     assert statements.count("COMMIT") == 2
-    assert master.books.rung() == []
+    assert master.ledger.rung() == []
 
 
 def test_bells_of_what_no_store_has_write_nothing(master, pumping):
@@ -186,10 +186,10 @@ def beside(opts, monkeypatch):
     made = pump.Pump(opts)
 
     def beside(stores, advance):
-        with pump.Ledger(pump.settings.ledger_path(opts)) as books:
+        with pump.Ledger(pump.settings.ledger_path(opts)) as ledger:
             for store in stores:
                 spec = from_pillar({**PILLAR, "store": store}, f"hv-{store}")
-                requests.begin(books, 1.0, spec, f"hv-{store}", "operator")
+                requests.begin(ledger, 1.0, spec, f"hv-{store}", "operator")
         monkeypatch.setattr(pump, "advance", advance)
         return made.round()
 
@@ -236,7 +236,7 @@ def pruned(master, monkeypatch):
     deployed(master, redeploy=True)
 
     def pruned(path, secret):
-        record = master.books.get("0815")
+        record = master.ledger.get("0815")
         facts = {"found": [], "removed": [{"path": path}], "kept": [], "left": []}
         told = report.made("0815", record.generation, "prune", facts)
 
@@ -245,9 +245,9 @@ def pruned(master, monkeypatch):
             return {"0815": report.sealed(told, arguments["nonce"], secret)}
 
         monkeypatch.setattr(asking, "asked_all", asked_all)
-        (row,) = operator_requests._pruned(master.books, master, 0, "0815", True)
+        (row,) = operator_requests._pruned(master.ledger, master, 0, "0815", True)
         assert row["removed"] == [{"path": path}]
-        return set(master.books.get("0815").asides)
+        return set(master.ledger.get("0815").asides)
 
     return pruned
 

@@ -53,7 +53,7 @@ def ring(master):
         master.known_keys[minion] = states or {ACCEPTED: pem(minion)}
         if pillar is not None:
             master.pillars[minion] = {**PILLAR, "store": "0816", **pillar}
-        master.books.ring(minion, master.time, eager=True, ready=True)
+        master.ledger.ring(minion, master.time, eager=True, ready=True)
 
     return rung
 
@@ -75,7 +75,7 @@ def broken(master):
 
 
 def bells(master):
-    return [bell.name for bell in master.books.rung()]
+    return [bell.name for bell in master.ledger.rung()]
 
 
 def test_a_bell_is_kept_while_the_pillar_does_not_compile(master, ring, broken, pumped):
@@ -86,7 +86,7 @@ def test_a_bell_is_kept_while_the_pillar_does_not_compile(master, ring, broken, 
     assert master.acknowledged == []
     mend()
     pumped(20)
-    assert master.books.get("0816").requested_by == "event"
+    assert master.ledger.get("0816").requested_by == "event"
     assert bells(master) == []
     assert master.acknowledged == [OTHER]
 
@@ -108,7 +108,7 @@ def test_a_clock_that_is_set_back_does_not_make_a_bell_wait_for_it(master, ring,
     master.time -= 3 * 3600
     mend()
     pumped()
-    assert master.books.get("0816")
+    assert master.ledger.get("0816")
 
 
 @pytest.mark.parametrize("state", ["pending", "denied"])
@@ -119,7 +119,7 @@ def test_a_bell_is_kept_while_the_hypervisors_key_is_not_accepted(master, ring, 
     master.known_keys[OTHER] = {ACCEPTED: pem(OTHER)}
     pumped(20)
     assert (bells(master), master.acknowledged) == ([], [OTHER])
-    assert master.books.get("0816")
+    assert master.ledger.get("0816")
 
 
 @pytest.mark.parametrize("states", [{}, {"rejected": "a key"}], ids=["none", "rejected"])
@@ -130,7 +130,7 @@ def test_the_bell_of_whom_nobody_knows_is_neither_kept_nor_acknowledged(
     master.known_keys[OTHER] = states
     pumped()
     assert (bells(master), master.acknowledged) == ([], [])
-    assert master.books.get("0816") is None
+    assert master.ledger.get("0816") is None
 
 
 REFUSED = {
@@ -145,7 +145,7 @@ def test_a_bell_that_begins_nothing_is_acknowledged_all_the_same(master, ring, p
     ring(pillar)
     pumped(30)
     assert (bells(master), master.acknowledged) == ([], [OTHER])
-    assert master.books.get("0816") is None
+    assert master.ledger.get("0816") is None
 
 
 def test_the_bell_of_a_store_that_is_deployed_is_acknowledged(master, ring, pumped):
@@ -157,12 +157,12 @@ def test_the_bell_of_a_store_that_is_deployed_is_acknowledged(master, ring, pump
 
 def test_the_bell_of_a_retired_store_is_acknowledged(master, ring, pumped):
     deployed(master)
-    requests.retire(master.books, master.time, master.books.get("0815"))
+    requests.retire(master.ledger, master.time, master.ledger.get("0815"))
     assert master.run().state == "retired"
     ring(minion=HYPERVISOR)
     pumped(30)
     assert (bells(master), master.acknowledged) == ([], [HYPERVISOR])
-    assert master.books.get("0815").state == "retired"
+    assert master.ledger.get("0815").state == "retired"
 
 
 def test_the_bell_of_a_deployment_that_is_under_way_is_acknowledged(master, ring, pumped):
@@ -175,7 +175,7 @@ def test_the_bell_of_a_deployment_that_is_under_way_is_acknowledged(master, ring
 def test_no_other_bell_is_acknowledged(master, pumped):
     master.begin()
     for name in (HYPERVISOR, GUEST):
-        master.books.ring(name, master.time, eager=True)
+        master.ledger.ring(name, master.time, eager=True)
     pumped()
     assert (bells(master), master.acknowledged) == ([], [])
 
@@ -233,7 +233,7 @@ def test_new_hardware_is_not_forgotten_while_its_pillar_does_not_compile(master,
     record = deployed(master)
     master.up = False
     master.facts = {**hypervisor_facts(), "machine_id": "0" * 32}
-    new_hardware.note_ready(master, master.books, record, HYPERVISOR, True, 50)
+    new_hardware.note_ready(master, master.ledger, record, HYPERVISOR, True, 50)
     compiles = master.store_server
 
     def store_server(*_):
@@ -241,14 +241,14 @@ def test_new_hardware_is_not_forgotten_while_its_pillar_does_not_compile(master,
 
     master.store_server = store_server
     for _ in range(100):
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
         master.wait(min(record.due, master.time + 0.25))
     assert record.candidate, "it is still looked at"
     master.store_server = compiles
     until = master.time + 300
     while record.generation == 1:
         assert master.time < until
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
         master.wait(record.due)
     assert record.requested_by == "event"
     assert dataclasses.asdict(record)["candidate"] == {}

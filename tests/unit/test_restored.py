@@ -7,7 +7,7 @@ import dataclasses
 import sqlite3
 
 import pytest
-from fake_master import GUEST, HYPERVISOR, PATH, PILLAR, Books, deployed
+from fake_master import GUEST, HYPERVISOR, PATH, PILLAR, KillableLedger, deployed
 
 from storelib import orders
 from storelib.errors import Refused
@@ -33,7 +33,7 @@ def restored(master, path):
         master.path.with_name(master.path.name + side).unlink(missing_ok=True)
     path.replace(master.path)
     master.runs += 1
-    master.books, master.witness = Books(master.path, master), Ledger(master.path)
+    master.ledger, master.witness = KillableLedger(master.path, master), Ledger(master.path)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_deployment_of_a_ledger_from_a_backup_stops_and_touches_nothing(master
 @pytest.mark.parametrize("state", PATH)
 def test_it_is_not_cancelled_either(master, old, state):
     record, before = old(state), present(master)
-    requests.cancel(master.books, master.time, record)
+    requests.cancel(master.ledger, master.time, record)
     ended = master.run()
     if ended.state == "failed":
         assert "has gone on" in ended.reason
@@ -103,12 +103,12 @@ def test_a_ledger_from_the_midst_of_another_verb_stops_and_touches_nothing(maste
     if verb in ("cancel", "hold"):
         master.begin(redeploy=True)
         master.run(until=lambda record: record.state == "booting")
-    record = getattr(requests, verb)(master.books, master.time, master.witness.get("0815"))
+    record = getattr(requests, verb)(master.ledger, master.time, master.witness.get("0815"))
     if verb == "rollback":
         record = master.run(until=lambda record: record.state == "rolling_back")
     kept(master, tmp_path / "backup")
     if verb == "hold":
-        requests.release(master.books, master.time, record)
+        requests.release(master.ledger, master.time, record)
     assert not master.run().active
     deployed(master, redeploy=True)
     deployed(master, redeploy=True)
@@ -117,7 +117,7 @@ def test_a_ledger_from_the_midst_of_another_verb_stops_and_touches_nothing(maste
     master.published.clear()
     before = present(master)
     if verb == "hold":
-        requests.release(master.books, master.time, master.witness.get("0815"))
+        requests.release(master.ledger, master.time, master.witness.get("0815"))
     ended = master.run()
     assert ended.state == "failed"
     assert "has gone on" in ended.reason
@@ -140,7 +140,7 @@ def test_what_the_ledger_has_at_rest_is_not_replaced_by_what_it_does_not_know(
     if verb == "store":
         master.begin(redeploy=True)
     else:
-        getattr(requests, verb)(master.books, master.time, record)
+        getattr(requests, verb)(master.ledger, master.time, record)
     ended = master.run()
     assert ended.state == "failed"
     assert "has gone on" in ended.reason
@@ -213,7 +213,7 @@ def found(master, record=None, **changes):
 
 def adopted(master, **changes):
     record = found(master, master.witness.get("0815"), **changes).becomes(master.time)
-    return master.books.save(record, change="deploy.adopt apply=True")
+    return master.ledger.save(record, change="deploy.adopt apply=True")
 
 
 @pytest.mark.parametrize("state", PATH)
@@ -224,7 +224,7 @@ def test_what_went_on_is_taken_over_and_is_the_stores_again(master, old, state):
     assert (record.state, record.generation) == ("deployed", 2)
     assert record.key_of(GUEST) == master.known_keys[GUEST][ACCEPTED]
     deployed(master, redeploy=True)
-    requests.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.ledger, master.time, master.witness.get("0815"))
     assert master.run().state == "deployed"
 
 
@@ -259,7 +259,7 @@ def test_a_deployment_in_the_midst_is_taken_over_as_failed_and_can_be_retried(
         "starting" if state == "defining" else "booting",
     )
     assert "in the midst" in record.reason
-    requests.retry(master.books, master.time, record)
+    requests.retry(master.ledger, master.time, record)
     assert master.run().state == "deployed"
 
 
@@ -287,7 +287,7 @@ def test_a_store_without_a_server_is_taken_over_as_what_was_noted_last(
 def test_a_server_that_was_put_back_keeps_its_own_deployment(master):
     first = deployed(master)
     deployed(master, redeploy=True)
-    requests.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.ledger, master.time, master.witness.get("0815"))
     assert master.run().state == "deployed"
     record = adopted(master)
     assert (record.state, record.deployment) == ("deployed", first.deployment)
@@ -331,9 +331,9 @@ def test_what_is_shown_names_the_server_and_how_it_differs_from_the_pillar(maste
 
 def test_no_deployment_has_the_id_of_another(master):
     seen = [deployed(master, redeploy=True).deployment for _ in range(3)]
-    requests.rollback(master.books, master.time, master.witness.get("0815"))
+    requests.rollback(master.ledger, master.time, master.witness.get("0815"))
     seen.append(master.run().deployment)
-    requests.retire(master.books, master.time, master.witness.get("0815"))
+    requests.retire(master.ledger, master.time, master.witness.get("0815"))
     seen.append(master.run().deployment)
     assert len(set(seen)) == 5
     assert lifecycle.RETIRED.name == master.witness.get("0815").state

@@ -75,7 +75,7 @@ def test_a_master_that_was_away_again_and_again_fails_nothing_either(master, sta
     """Each state with more than one question is met between two of them."""
     reached(master, state)
     for _ in range(30):
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
         if not record.active:
             break
         master.nobody_looks(LONG_S)
@@ -97,8 +97,8 @@ def test_of_a_gap_at_most_a_minute_counts_and_after_a_boot_at_most_what_it_has_l
     master.away.add(HYPERVISOR)
 
     def spent_s():
-        before = master.books.get("0815").spent_s
-        return engine.advance(master, master.books, "0815", 50).spent_s - before
+        before = master.ledger.get("0815").spent_s
+        return engine.advance(master, master.ledger, "0815", 50).spent_s - before
 
     master.nobody_looks(20)
     assert spent_s() == pytest.approx(20)
@@ -118,9 +118,9 @@ def test_a_turn_that_read_an_answer_and_asked_on_is_not_failed_in_the_same_breat
     """However little of the limit is left."""
     record = reached(master, state)
     limit = lifecycle.limit_s(state, {})
-    master.books.save(dataclasses.replace(record, spent_s=limit - 1.0))
+    master.ledger.save(dataclasses.replace(record, spent_s=limit - 1.0))
     master.nobody_looks(20)
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.state == state
     assert "late" not in record.evidence
     if state != "restarting":
@@ -131,7 +131,7 @@ def test_a_turn_that_read_an_answer_and_asked_on_is_not_failed_in_the_same_breat
 @pytest.mark.parametrize("state", ["configuring", "verifying", "finishing"])
 def test_after_a_gap_an_answer_counts_however_little_of_the_limit_is_left(master, state, restarted):
     record = reached(master, state)
-    master.books.save(dataclasses.replace(record, spent_s=lifecycle.limit_s(state, {}) - 1.0))
+    master.ledger.save(dataclasses.replace(record, spent_s=lifecycle.limit_s(state, {}) - 1.0))
     master.nobody_looks(LONG_S)
     if restarted:
         master.runs += 1
@@ -157,7 +157,7 @@ def test_a_master_that_looks_too_seldom_ends_a_deployment_all_the_same(master):
     master.away.add(HYPERVISOR)
     for _ in range(15):
         master.nobody_looks(5 * HOUR)
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
     assert (record.state, record.failed_in) == ("failed", "staging")
 
 
@@ -180,7 +180,7 @@ def test_a_master_whose_own_bus_does_not_answer_is_waited_for(master, state, res
     master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {state: 300}}}
     reached(master, state)
     master.nobody_looks(5)
-    spent = master.books.get("0815").spent_s
+    spent = master.ledger.get("0815").spent_s
     if restarted:
         master.runs += 1
     publish = master.publish
@@ -222,7 +222,7 @@ def test_a_job_that_is_lost_while_the_clock_jumps_is_asked_for_as_soon(master, f
     master.lost[function] = 1
     state = {"stage": "staging", "boots": "booting", "probe": "verifying"}
     reached(master, state[function.partition(".")[2]])
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     master.ahead_s = jump
     assert master.run().state == "deployed"
     assert took_s(master) < 20 * 60
@@ -245,15 +245,15 @@ def test_another_hypervisor_has_its_time_to_answer_however_the_clock_jumps(maste
     master.others["hv-old"] = {**master.facts, "domain": {"ours": True, "state": "running"}}
     master.known_keys["hv-old"] = {ACCEPTED: master.hypervisor_key}
     record = reached(master, "staging")
-    master.books.save(dataclasses.replace(record, others={"hv-old": master.hypervisor_key}))
+    master.ledger.save(dataclasses.replace(record, others={"hv-old": master.hypervisor_key}))
     master.away.add("hv-old")
     master.run(until=lambda record: record.state == "clearing" and "fence" in record.evidence)
     master.nobody_looks(3)
     master.ahead_s = jump
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     master.nobody_looks(3)
     master.away.clear()
-    record = engine.advance(master, master.books, "0815", 50, rung=True)
+    record = engine.advance(master, master.ledger, "0815", 50, rung=True)
     failed(master, "clearing", "hv-old still runs the server of store 0815")
 
 
@@ -265,7 +265,7 @@ def test_what_a_minion_missed_just_before_its_bell_is_asked_again_soon(master, s
     publish = master.publish
 
     def lost_once(jid, to, function, arguments):
-        record = master.books.get("0815")
+        record = master.ledger.get("0815")
         if record.state == state and to == minion and not asked:
             asked.append(function)
             master.published.append((function, dict(arguments)))
@@ -276,7 +276,7 @@ def test_what_a_minion_missed_just_before_its_bell_is_asked_again_soon(master, s
     reached(master, state)
     master.run(until=lambda record: bool(asked))
     master.nobody_looks(1)
-    engine.advance(master, master.books, "0815", 50, rung=True)
+    engine.advance(master, master.ledger, "0815", 50, rung=True)
     began = master.time
     master.run(until=lambda record: record.state != state)
     assert asked
@@ -286,47 +286,47 @@ def test_what_a_minion_missed_just_before_its_bell_is_asked_again_soon(master, s
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
 def test_a_hypervisor_that_says_it_is_ready_has_its_time_to_answer(master, jump):
     deployed(master)
-    record = master.books.get("0815")
+    record = master.ledger.get("0815")
     master.away.add(HYPERVISOR)
-    new_hardware.note_ready(master, master.books, record, HYPERVISOR, True, 50)
-    engine.advance(master, master.books, "0815", 50)
+    new_hardware.note_ready(master, master.ledger, record, HYPERVISOR, True, 50)
+    engine.advance(master, master.ledger, "0815", 50)
     master.nobody_looks(3)
     master.ahead_s = jump
-    assert engine.advance(master, master.books, "0815", 50).candidate
+    assert engine.advance(master, master.ledger, "0815", 50).candidate
     for _ in range(40):
         master.nobody_looks(20)
-        record = engine.advance(master, master.books, "0815", 50)
+        record = engine.advance(master, master.ledger, "0815", 50)
     assert not record.candidate, "and no more than its time"
 
 
 def test_a_store_that_is_due_in_a_far_future_is_due_now(master):
     """The clock was set back; no pause is that long."""
     master.begin()
-    record = master.books.get("0815")
+    record = master.ledger.get("0815")
     due = {9999.0: True, 10000.0: True, 10030.0: False, 10060.0: False, 10061.0: True, 1e10: True}
     for at, is_due in due.items():
-        record = master.books.save(dataclasses.replace(record, due=at))
-        assert bool(master.books.due(10000.0)) is is_due, at
+        record = master.ledger.save(dataclasses.replace(record, due=at))
+        assert bool(master.ledger.due(10000.0)) is is_due, at
 
 
 def test_who_was_queued_before_the_clock_went_back_is_still_before_the_others(master):
     record = master.begin()
     for store, since in (("0001", BEGAN), ("0002", 4e9), ("0003", BEGAN - 5)):
         other = {"store": store, "minion_id": f"store-{store}", "revision": 0}
-        master.books.save(dataclasses.replace(record, state="queued", since=since, **other))
-    assert master.books.next_in_queue(50) == ["0002"]
+        master.ledger.save(dataclasses.replace(record, state="queued", since=since, **other))
+    assert master.ledger.next_in_queue(50) == ["0002"]
 
 
 def test_a_history_over_a_clock_that_went_back_has_no_negative_times(master):
     reached(master, "booting")
     master.ahead_s = -3 * HOUR
     record = master.run(until=lambda record: record.state == "configuring")
-    rows = views.timeline(master.books.history("0815"), master.now())
+    rows = views.timeline(master.ledger.history("0815"), master.now())
     assert min(row["took_s"] for row in rows) == 0
     master.ahead_s = -6 * HOUR
     assert views.row(record, master.now())["for_s"] == 0
-    assert views.explain(record, master.now(), master.books)["for_s"] == 0
-    change = master.books.history("0815")[-1]
+    assert views.explain(record, master.now(), master.ledger)["for_s"] == 0
+    change = master.ledger.history("0815")[-1]
     assert tables.progress(change, record.began).split()[0] == "0.0"
     assert tables.waiting("x", master.now() - record.began).split()[0] == "0.0"
 
@@ -345,7 +345,7 @@ def test_the_deadline_that_is_shown_is_now_and_what_is_left(master):
     record = waits_in(master, "staging")
     assert record.deadline == pytest.approx(master.now() + 2700 - record.spent_s)
     master.ahead_s = YEARS
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.deadline == pytest.approx(master.now() + 2700 - record.spent_s)
 
 
@@ -361,13 +361,13 @@ def waits_in(master, state):
 def test_what_is_held_keeps_what_it_had_left_however_long_and_however_the_clock_jumps(master):
     before = waits_in(master, "staging")
     left = 2700 - before.spent_s
-    held = requests.hold(master.books, master.now(), before)
+    held = requests.hold(master.ledger, master.now(), before)
     assert held.left_s == pytest.approx(left)
     master.nobody_looks(LONG_S)
     master.ahead_s = -YEARS
-    released = requests.release(master.books, master.now(), held)
+    released = requests.release(master.ledger, master.now(), held)
     assert released.deadline == pytest.approx(master.now() + left)
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.spent_s == pytest.approx(before.spent_s)
     master.away.clear()
     assert master.run().state == "deployed"
@@ -376,14 +376,14 @@ def test_what_is_held_keeps_what_it_had_left_however_long_and_however_the_clock_
 def test_a_record_of_an_earlier_version_goes_on_with_its_whole_time(master):
     record = waits_in(master, "staging")
     job = Job("jid-x", HYPERVISOR, "store_hypervisor.stage", master.now() - 20)
-    master.books.save(
+    master.ledger.save(
         dataclasses.replace(record, spent_s=0.0, clock_s=0.0, looked={}, job=job, deadline=1.0)
     )
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert (record.state, record.spent_s) == ("staging", 0)
-    held = requests.hold(master.books, master.now(), dataclasses.replace(record, spent_s=0.0))
-    held = master.books.save(dataclasses.replace(held, left_s=500.0))
-    released = requests.release(master.books, master.now(), held)
+    held = requests.hold(master.ledger, master.now(), dataclasses.replace(record, spent_s=0.0))
+    held = master.ledger.save(dataclasses.replace(held, left_s=500.0))
+    released = requests.release(master.ledger, master.now(), held)
     assert released.spent_s == 2200
     master.away.clear()
     assert master.run().state == "deployed"
@@ -394,20 +394,20 @@ def test_a_record_of_an_earlier_version_goes_on_with_its_whole_time(master):
 
 def test_the_queue_has_no_limit_and_after_a_day_it_is_told(master, caplog):
     since = reached(master, "queued").since
-    record = engine.advance(master, master.books, "0815", 0)
+    record = engine.advance(master, master.ledger, "0815", 0)
     assert "24 h" not in record.reason
     assert record.due == since + 24 * HOUR
-    assert master.books.due(record.due - 1) == []
-    assert master.books.due(record.due) == ["0815"]
+    assert master.ledger.due(record.due - 1) == []
+    assert master.ledger.due(record.due) == ["0815"]
     master.nobody_looks(record.due - master.now())
-    record = engine.advance(master, master.books, "0815", 0)
+    record = engine.advance(master, master.ledger, "0815", 0)
     for _ in range(5):
         master.nobody_looks(50)
-        record = engine.advance(master, master.books, "0815", 0)
+        record = engine.advance(master, master.ledger, "0815", 0)
     assert (record.state, record.deadline, record.due) == ("queued", None, None)
     assert "deploy.list" in record.reason
-    assert "no limit" in views.explain(record, master.now(), master.books)["at_deadline"]
-    lines = [c.reason for c in master.books.history("0815") if "24 h" in c.reason]
+    assert "no limit" in views.explain(record, master.now(), master.ledger)["at_deadline"]
+    lines = [c.reason for c in master.ledger.history("0815") if "24 h" in c.reason]
     assert lines == [record.reason]
     assert caplog.text.count("24 h") == 1
     assert master.run().state == "deployed"
@@ -417,7 +417,7 @@ def test_a_queue_that_has_a_limit_in_the_pillar_ends_at_it(master):
     master.pillars = {HYPERVISOR: {**PILLAR, "timeouts": {"queued": 600}}}
     record = reached(master, "queued")
     for _ in range(20):
-        record = engine.advance(master, master.books, "0815", 0)
+        record = engine.advance(master, master.ledger, "0815", 0)
         if not record.active:
             break
         assert record.due <= master.now() + LOOK_AGAIN_S
@@ -428,7 +428,7 @@ def test_a_queue_that_has_a_limit_in_the_pillar_ends_at_it(master):
 def test_no_step_can_put_off_the_next_turn_for_longer_than_a_minute(master):
     record = reached(master, "staging")
     master.keys = lambda _minion: (_ for _ in ()).throw(step_context.Waiting("long", 3000))
-    record = engine.advance(master, master.books, "0815", 50)
+    record = engine.advance(master, master.ledger, "0815", 50)
     assert record.due <= master.now() + LOOK_AGAIN_S
     del master.keys
 
@@ -456,15 +456,15 @@ GAPS = ("frozen", "a clock that jumped on", "booted anew", "a machine that was p
 def test_after_a_gap_the_autosign_entry_goes_first_and_comes_back_if_it_goes_on(master, state, how):
     master.calls = False
     reached(master, state)
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     master.nobody_looks(50)
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     assert master.armed(GUEST)
     gap(master, how)
     master.acts.clear()
     asked, order = master.keys, []
     master.keys = lambda minion: order.append(master.armed(GUEST)) or asked(minion)
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     assert order[0] is False, "removed before anything is looked at"
     assert master.acts == [f"disarm {GUEST}", f"arm {GUEST}"]
     assert master.armed(GUEST)
@@ -476,7 +476,7 @@ def test_without_a_gap_the_entry_is_left_alone(master):
     master.acts.clear()
     for _ in range(10):
         master.nobody_looks(30)
-        engine.advance(master, master.books, "0815", 50)
+        engine.advance(master, master.ledger, "0815", 50)
     assert master.acts == []
 
 
@@ -485,12 +485,12 @@ def test_after_a_gap_nobody_is_let_in_again_if_the_time_was_over(master, state):
     record = reached(master, state)
     master.calls = False
     limit = lifecycle.limit_s(state, {})
-    master.books.save(dataclasses.replace(record, spent_s=limit + 1.0))
+    master.ledger.save(dataclasses.replace(record, spent_s=limit + 1.0))
     master.away |= {HYPERVISOR, GUEST}
     master.nobody_looks(LONG_S)
     master._returns.clear()
     master.acts.clear()
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     assert f"arm {GUEST}" not in master.acts
     assert not master.armed(GUEST)
 
@@ -508,7 +508,7 @@ def test_after_a_gap_the_entry_of_a_held_deployment_stays_away(master):
     master.calls = False
     reached(master, "booting")
     waiting = waits(master, f"{GUEST} has not called yet")
-    requests.hold(master.books, master.now(), waiting)
+    requests.hold(master.ledger, master.now(), waiting)
     master.nobody_looks(LONG_S)
-    engine.advance(master, master.books, "0815", 50)
+    engine.advance(master, master.ledger, "0815", 50)
     assert not master.armed(GUEST)

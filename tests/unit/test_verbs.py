@@ -17,7 +17,7 @@ SPEC = spec.from_pillar(PILLAR, HYPERVISOR)
 ROLLING_BACK = lifecycle.ROLLING_BACK.name
 HELD_IN = [*lifecycle.PASSED, ROLLING_BACK]
 WAYS = {
-    **{name: (name, {}) for name in lifecycle.ACTIVE},
+    **{name: (name, {}) for name in sorted(lifecycle.ACTIVE)},
     **{
         f"queued for {name}": ("queued", {"resumes": name})
         for name in sorted({*lifecycle.RESUMES.values()} & lifecycle.SLOT)
@@ -27,7 +27,7 @@ WAYS = {
         f"held in the queue for {name}": ("held", {"held_in": "queued", "resumes": name})
         for name in sorted({*lifecycle.RESUMES.values()} & lifecycle.SLOT)
     },
-    **{f"failed in {name}": ("failed", {"failed_in": name}) for name in lifecycle.FOLLOWS},
+    **{f"failed in {name}": ("failed", {"failed_in": name}) for name in sorted(lifecycle.FOLLOWS)},
     **{name: (name, {}) for name in ("deployed", "cancelled", "retired")},
 }
 """All ways in which a record can stand."""

@@ -56,9 +56,9 @@ DEPLOYED = dataclasses.replace(ACTIVE, state="deployed", deadline=None, reason="
 @pytest.fixture
 def explained(tmp_path):
     """Explain a record of a store whose deployment 1 was verified."""
-    with Ledger(tmp_path / "ledger.sqlite") as books:
-        books.save(dataclasses.replace(DEPLOYED, generation=1, revision=0), change="")
-        yield lambda this, now: views.explain(this, now, books)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.save(dataclasses.replace(DEPLOYED, generation=1, revision=0), change="")
+        yield lambda this, now: views.explain(this, now, ledger)
 
 
 def change(state, at, reason=""):

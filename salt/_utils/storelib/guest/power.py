@@ -10,7 +10,7 @@ from storelib.errors import Fault
 from storelib.guest import deployment, leftovers
 from storelib.guest.minion import Facts
 
-REBOOT_DELAY_MS = 500
+REBOOT_DELAY_MS = 200
 """Time for the job that asked for a reboot to send its return."""
 
 
@@ -36,7 +36,7 @@ def reboot_soon() -> None:
     timer = [
         "systemd-run",
         f"--on-active={REBOOT_DELAY_MS}ms",
-        "--timer-property=AccuracySec=100ms",
+        "--timer-property=AccuracySec=50ms",
     ]
     refusals = []
     for command in ([*timer, "systemctl", "reboot"], ["shutdown", "-r", "+1"]):

@@ -34,6 +34,8 @@ class Fault:
     states = STATES
     about = ""
     redeploy = False
+    acting = set()
+    """In the midst of which acts the master's processes are, of all faults: process, store."""
     boots = 3
     """How often the guest boots, if that can be said."""
     hits = ""
@@ -86,6 +88,18 @@ class Fault:
 
     def inject(self, at):
         raise NotImplementedError
+
+    def alone(self):
+        """
+        Wait until no other deployment is in the midst of an act.
+
+        What is killed there has acted, and nobody tells the harness so: its fault would be missed.
+        """
+        until(lambda: not any(map(self.disturbs, list(self.acting))), 30, "no other acts")
+
+    def disturbs(self, act):
+        process, store = act
+        return store != self.store and pathlib.Path(f"/proc/{process}").exists()
 
     def locks(self, at):
         """Return whether to tell the process that another one is at work on the store."""

@@ -97,6 +97,7 @@ class MasterKilled(Redeployed):
         # Another deployment may have had the master killed while this process waited.
         with self.one_at_a_time:
             if pathlib.Path(f"/proc/{at.pid}").exists():
+                self.alone()
                 self.note(at)
                 self.site.master.kill()
                 self.site.master.start(**self.site.configuration)
@@ -125,6 +126,7 @@ class Engine(Fault):
         return not at.process.startswith("Engine")
 
     def inject(self, at):
+        self.alone()
         self.note(at)
         os.kill(at.pid, signal.SIGKILL)
 

@@ -64,5 +64,10 @@ class Injector(socketserver.ThreadingUnixStreamServer):
         if fault and at.point == "lock":
             return {"busy": fault.locks(at)}
         if fault:
+            act = (at.pid, at.store)
+            if at.point == "between":
+                fault.acting.discard(act)
             fault.reached(at)
+            if at.point == "before":
+                fault.acting.add(act)
         return {}

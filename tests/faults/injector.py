@@ -16,6 +16,8 @@ import threading
 import traceback
 import types
 
+from fault import ACTING
+
 SOCKET = pathlib.Path("/srv/faults.sock")
 
 
@@ -66,8 +68,8 @@ class Injector(socketserver.ThreadingUnixStreamServer):
         if fault:
             act = (at.pid, at.store)
             if at.point == "between":
-                fault.acting.discard(act)
+                ACTING.discard(act)
             fault.reached(at)
             if at.point == "before":
-                fault.acting.add(act)
+                ACTING.add(act)
         return {}

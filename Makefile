@@ -57,8 +57,13 @@ part/%: packages
 		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; mkdir -p $(times); \
 	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$(times)/$(subst /,-,$*); exit $$status
 
-quick: lint types descriptions  ## the tests that take no running master and no guest
-	@$(MAKE) --jobs=2 --output-sync=target unit functional
+quick: lint types descriptions  ## the tests that take no running master and no guest, but for the thorough ones
+	@$(MAKE) --jobs=3 --output-sync=target unit quick/hypervisor quick/others
+
+quick/%: packages
+	@$(call on_machine,pytest -m "not thorough" $(QUICK))
+quick/hypervisor: QUICK = tests/functional/hypervisor
+quick/others: QUICK = tests/functional --ignore=tests/functional/hypervisor
 
 lint: packages  ## style and likely mistakes of all languages here
 	@PATH=$(call venv,tools)/bin:$$PATH; set -x; \

@@ -42,6 +42,8 @@ exec setpriv --reuid {USER} --regid {USER} --clear-groups "$@"
     # A minion that is served by itself what the master's files say, each time anew.
     "salt": f"""#!{sys.executable}
 import json, os, sys, salt.config
+
+pytestmark = pytest.mark.thorough
 roots = salt.config.master_config("{MAIN}")["file_roots"]
 minion = {{"id": "hv-0815", "root_dir": "{MINION}", "file_client": "local", "file_roots": roots}}
 open("{MINION}/minion", "w").write(json.dumps(minion))

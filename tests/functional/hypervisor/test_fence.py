@@ -20,6 +20,8 @@ from on_hypervisor import GIB
 from storelib import orders
 from storelib.hypervisor import domains, fence
 
+pytestmark = pytest.mark.thorough
+
 PATH = ("stage", "prepare", "clear", "define", "start", "finish")
 """What one deployment orders, in its order."""
 

@@ -16,6 +16,8 @@ from on_hypervisor import (
 
 from storelib.hypervisor import preparation
 
+pytestmark = pytest.mark.thorough
+
 
 def test_clear_goes_on_after_being_killed_at_any_line(done, place, killed):
     done("stage")

@@ -20,7 +20,7 @@ from on_hypervisor import aside_of, contents, dated, dumped, follow, holds, left
 
 from storelib.hypervisor import in_use
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("impatient")]
 
 
 @pytest.fixture

@@ -149,7 +149,14 @@ def _key(opts: dict) -> Iterator[Any]:
 
 
 def _key_cache(opts: dict) -> Any:
-    return salt.cache.Cache(opts, driver=opts["keys.cache_driver"])
+    """Return Salt's cache of keys, one for each place: each new one makes a loader of its own."""
+    place = tuple(opts[name] for name in ("keys.cache_driver", "pki_dir", "cachedir"))
+    if place not in _key_caches:
+        _key_caches[place] = salt.cache.Cache(opts, driver=place[0])
+    return _key_caches[place]
+
+
+_key_caches: dict[tuple[str, ...], Any] = {}
 
 
 class Autosign:

@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 MENDING_S = 5
 """Pause after a fault, so that a full disk is not filled with its own log."""
 
+STORED_S = 0.05
+"""How soon a return is looked for again that was not stored yet when the bus told of it."""
+
+GIVEN_UP_S = 1.0
+"""How long it is looked for at that pace; the sweep looks for what comes later still."""
+
 AT_ONCE = 1000
 """How many events are heard before what they rang for is looked at."""
 
@@ -65,10 +71,12 @@ def _ring(bus, wait_s):
     return doorbell.of_event(event["tag"], event["data"]) if event else None
 
 
-def _rings(heard):
-    """Return what rang: all that is there by now, or what comes first."""
+def _rings(heard, hurry):
+    """Return what rang: all that is there by now, or what comes first, or soon in any case."""
     # Without a time limit, which with some versions of Python would go by the time of day.
-    told = [heard.get()]
+    told = [] if hurry else [heard.get()]
+    if hurry:
+        time.sleep(STORED_S)
     with contextlib.suppress(queue.Empty):
         while len(told) < AT_ONCE:
             told.append(heard.get_nowait())
@@ -86,21 +94,25 @@ def start(interval=0.25):
     interval
         Seconds between two looks at the ledger, while nothing happens on the bus.
     """
-    pumping, looked, told, rings = None, 0.0, {}, []
+    pumping, looked, returns, rings = None, 0.0, {}, []
     heard = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(heard, __opts__, interval), daemon=True).start()
     while True:
         try:
             # With what could not be rung for before.
-            rings = list(dict.fromkeys([*rings, *_rings(heard)]))
+            rings += _rings(heard, returns)
             pumping = pumping or pump.Pump(__opts__)
             now = time.monotonic()
             # Salt tells of a return before it has stored it: some are there a moment later.
-            again = [ring for ring, at in told.items() if now - at >= interval]
-            rung = pumping.ring([*rings, *again]) if rings or again else False
-            for ring in again:
-                del told[ring]
-            told |= {ring: now for ring in rings if not ring.eager}
+            waited_for = pumping.open_jobs() if returns else ()
+            returns = {
+                ring.jid: (ring, at)
+                for ring, at in returns.values()
+                if ring.jid in waited_for and now - at < GIVEN_UP_S
+            }
+            told = dict.fromkeys([*rings, *(ring for ring, _ in returns.values())])
+            rung = pumping.ring(list(told)) if told else False
+            returns |= {ring.jid: (ring, now) for ring in rings if ring.jid}
             rings = []
             if rung or now - looked >= interval:
                 pumping.round()

@@ -243,11 +243,12 @@ def test_a_long_queue_is_not_read_to_its_end(ledger):
             *(steps(lambda most=most: ledger.next_in_queue(most)) for most in (0, 1)),
             steps(lambda: ledger.due(200.0)),
             steps(ledger.asked),
+            steps(ledger.open_jobs),
         ]
 
     queue(ledger, *(f"{n:03}" for n in range(50)), due=86500.0)
     few = looks()
-    assert [found for found, _ in few] == [[], ["000"], [], []]
+    assert [found for found, _ in few] == [[], ["000"], [], [], set()]
     queue(ledger, *(f"{n:03}" for n in range(50, 500)), due=86500.0)
     assert looks() == few
 
@@ -259,6 +260,16 @@ def test_who_has_a_job_under_way_is_told_without_the_queue(ledger):
     ledger.save(record("0818", state="staging"))
     ledger.save(record("0819", state="deployed", job=job))
     assert ledger.asked() == ["0817"]
+
+
+def test_all_jobs_that_are_waited_for_are_known_by_their_ids(ledger):
+    queue(ledger, "0816")
+    job = Job("1", "hv", "store_hypervisor.stage", 1.0, earlier=("2", "3"), probe="4")
+    look = Evidence(look={"jids": ["5", "6"], "mend": "7"})
+    ledger.save(record("0817", state="staging", job=job, evidence=look, due=9.0))
+    ledger.save(record("0818", state="deployed", job=Job("8", "hv", "noted", 1.0), due=9.0))
+    ledger.save(record("0819", state="booting", due=9.0))
+    assert ledger.open_jobs() == set("12345678")
 
 
 def test_slots_are_given_in_the_order_of_the_queue(ledger):

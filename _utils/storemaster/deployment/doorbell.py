@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from storemaster.deployment.formats import MINION_ID, STORE_ID
 
@@ -22,6 +22,8 @@ class Ring:
     """The minion says that it is a hypervisor that has reached its highstate."""
     eager: bool = True
     """The minion has just come up, so what it did not answer so far is asked again."""
+    jid: str = field(default="", compare=False)
+    """The job whose return rings, if one does."""
 
 
 def of_event(tag: str, data: object) -> Ring | None:
@@ -39,8 +41,8 @@ def of_event(tag: str, data: object) -> Ring | None:
             return Ring(store, sender)
         case ["salt", "minion", _, "start"] if sender:
             return Ring(None, sender)
-        case ["salt", "job", _, "ret", minion] if MINION_ID.fullmatch(minion):
-            return Ring(None, minion, eager=False)
+        case ["salt", "job", jid, "ret", minion] if MINION_ID.fullmatch(minion):
+            return Ring(None, minion, eager=False, jid=jid)
     return None
 
 

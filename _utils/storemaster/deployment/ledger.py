@@ -189,6 +189,18 @@ class Ledger:
         )
         return [store for (store,) in rows]
 
+    def open_jobs(self) -> set[str]:
+        """Return the JIDs of the jobs that deployments wait for."""
+        rows = self._read(
+            "SELECT json_extract(record, '$.job'), json_extract(record, '$.evidence.look') "
+            "FROM deployments WHERE due IS NOT NULL AND state != 'queued'"
+        )
+        jids: set[str] = set()
+        for job, look in ([json.loads(each or "{}") for each in row] for row in rows):
+            jids.update([*job.get("earlier", ()), *look.get("jids", ())])
+            jids.update([job.get("jid", ""), job.get("probe", ""), look.get("mend", "")])
+        return jids - {""}
+
     def slot_free(self, record: Record, max_active: int) -> bool:
         """Say whether ``record``, which is queued, gets a slot now."""
         return record.store in self.next_in_queue(max_active)

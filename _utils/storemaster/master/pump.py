@@ -65,6 +65,11 @@ class Pump:
             self._used = time.monotonic()
             return ring(ledger, rings)
 
+    def open_jobs(self) -> set[str]:
+        """Return the JIDs of the jobs that deployments wait for."""
+        with self._opened() as ledger:
+            return ledger.open_jobs()
+
     def round(self) -> dict[str, str]:
         """Advance what is due or was rung for; return the states by store."""
         with self._opened() as ledger:

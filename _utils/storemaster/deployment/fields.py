@@ -146,10 +146,14 @@ FLAG = Kind("true | false", lambda v: isinstance(v, bool), {"type": "boolean"})
 PART = Kind("a mapping of keys to values", lambda v: isinstance(v, Mapping), {"type": "object"})
 """A mapping whose keys are in the table."""
 ANYTHING = Kind("a mapping", PART.good, PART.schema, secret=True)
-PARTS = Kind("a list", lambda v: isinstance(v, (list, tuple)), {"type": "array"})
-"""A list of mappings whose keys are in the table."""
-PROBES = Kind("a list of probes", PARTS.good, PARTS.schema)
-"""Such a list; each of its mappings has exactly one of the keys."""
+PARTS = Kind(
+    "a list, or a mapping by name",
+    lambda v: isinstance(v, (list, tuple, Mapping)),
+    {"type": "array"},
+)
+"""A list of mappings whose keys are in the table; a form saves them by their names."""
+PROBES = Kind("a list of probes, or a mapping of lists", PARTS.good, PARTS.schema)
+"""Such a list, each of its mappings with exactly one of the keys; a form saves a list of each."""
 ADDRESS = text("an address", formats.ADDRESS, good=formats.is_ip)
 
 TABLE = (

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import ChainMap
 from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-from storemaster.deployment import fields
+from storemaster.deployment import fields, forms
 from storemaster.deployment.fields import PART, PARTS, PROBES, REQUIRED, Field, Kind
 from storemaster.deployment.formats import shown
 
@@ -39,24 +38,29 @@ class Reader:
         """Say whether a fault was noted at a path, or below it."""
         return any(each == path or each.startswith(f"{path}.") for each, _ in self.faults)
 
-    def mapping(self, data: object, path: str = "", above: Found = NOTHING) -> dict[str, Any]:
+    def mapping(
+        self, data: object, path: str = "", above: Found = NOTHING, where: str | None = None
+    ) -> dict[str, Any]:
         """
         Read a mapping.
 
         path
-            Where it is in the pillar.
+            Where it is in the pillar, for messages.
         above
             What was read before it, of the mapping that it is in.
+        where
+            Where it is in the table, if that is not the same.
         """
         if not isinstance(data, Mapping):
             self.fault(path, data, PART.allowed)
             data = {}
-        known = fields.under(re.sub(r"\[\d+\]", "[]", path))
+        known = fields.under(path if where is None else where)
         values: dict[str, Any] = {}
         found = ChainMap(values, *above.maps)
         for key, field in known.items():
             default = field.default(found) if callable(field.default) else field.default
-            value = data.get(key, default)
+            value = forms.given(field.kind, data.get(key, forms.EMPTY))
+            value = default if value is forms.EMPTY else value
             values[key] = self._value(field, value, default, _joined(path, key), found)
         for key, value in data.items():
             if key not in known:
@@ -73,8 +77,15 @@ class Reader:
         if not as_is and not self._fits(field.kind, value, path, found):
             return None
         if field.kind is PARTS or field.kind is PROBES:
-            items = enumerate(value)
-            return tuple(self.mapping(item, f"{path}[{i}]", found) for i, item in items)
+            where = f"{field.path}[]"
+            items = [(path + at, item) for at, item in forms.items(field.kind, value)]
+            if field.kind is PARTS and isinstance(value, Mapping):
+                for name, (at, item) in zip(value, items, strict=True):
+                    if isinstance(item, Mapping) and item["name"] != name:
+                        self.fault(
+                            f"{at}.name", item["name"], f"{shown(name)}, as its key, or none"
+                        )
+            return tuple(self.mapping(item, at, found, where) for at, item in items)
         return tuple(value) if isinstance(value, list) else value
 
     def _fits(self, kind: Kind, value: Any, path: str, found: Found) -> bool:

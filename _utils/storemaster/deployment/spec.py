@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from storelib.errors import Refused, SpecError
-from storemaster.deployment import fields, formats, lifecycle
+from storemaster.deployment import fields, formats, forms, lifecycle
 from storemaster.deployment.formats import shown
 from storemaster.deployment.reader import Reader
 
@@ -197,22 +197,28 @@ def _agree(values: Mapping[str, Any], pillar: Any, reader: Reader) -> None:
     # Not by case alone: that is nothing to some file systems.
     names = [disk.name and disk.name.lower() for disk in values["data_disks"]]
     _differ(reader, "data_disks", "names", names)
-    _interfaces_agree(reader, values["interfaces"])
+    _interfaces_agree(reader, values["interfaces"], [at for at, _ in _items(pillar, "interfaces")])
     addresses = [i.address.partition("/")[0] for i in values["interfaces"] if i.address]
     if values["master"] and values["master"] in (hostname, *addresses):
         reader.fault("master", values["master"], "another machine than the server itself")
     _start_fits(reader, values["start"], values["timeouts"])
-    for i, probe in enumerate(values["verify"]):
-        if len(probe) != 1 and not reader.is_faulty(f"verify[{i}]"):
+    for (path, given), probe in zip(_items(pillar, "verify"), values["verify"], strict=False):
+        if len(probe) != 1 and not reader.is_faulty(path):
             allowed = f"exactly one of {', '.join(fields.under('verify[]'))}"
-            reader.fault(f"verify[{i}]", dict(pillar["verify"][i]), allowed)
+            reader.fault(path, given, allowed)
 
 
-def _interfaces_agree(reader: Reader, interfaces: tuple[Interface, ...]) -> None:
+def _items(pillar: Any, key: str) -> list[tuple[str, Any]]:
+    """Return the items of a list as the pillar has them, each with where it is."""
+    value = pillar.get(key) if isinstance(pillar, Mapping) else None
+    kind = fields.under("")[key].kind
+    return [(key + at, item) for at, item in forms.items(kind, value)] if kind.good(value) else []
+
+
+def _interfaces_agree(reader: Reader, interfaces: tuple[Interface, ...], paths: list[str]) -> None:
     if not interfaces:
         reader.fault("interfaces", [], "at least one interface")
-    for i, each in enumerate(interfaces):
-        path = f"interfaces[{i}].source"
+    for path, each in zip((f"{path}.source" for path in paths), interfaces, strict=False):
         if (each.type == "user") == (each.source is not None) and not reader.is_faulty(path):
             reader.fault(path, each.source, f"{fields.SOURCES}; none with type user")
     _differ(reader, "interfaces", "names", [each.name for each in interfaces])

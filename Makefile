@@ -112,8 +112,11 @@ bench-scale: packages  ## what one thing costs the master with 100, 1,000 and 10
 image: packages  ## build the Debian image of the Salt line, or find it unchanged
 	@tests/lab/lab image
 
-diagram:  ## write what is made of lifecycle and field table: diagram, tables of the docs, schema of the pillar
-	@for file in README.md tests/README.md docs/operate.md docs/pillar.md pillar/store_server.schema.json; do tests/diagram.py $$file; done
+diagram: packages  ## write what is made of lifecycle and field table: diagram, tables of the docs, schema, forms
+	@for file in README.md tests/README.md docs/operate.md docs/pillar.md pillar/store_server.schema.json \
+		uyuni/store-defaults/form.yml uyuni/store-defaults/metadata.yml uyuni/store-defaults/pillar.example \
+		uyuni/store-server/form.yml uyuni/store-server/metadata.yml uyuni/store-server/pillar.example; \
+		do $(call venv,3008)/bin/python tests/diagram.py $$file; done
 
 lab-up: packages  ## start a master, a hypervisor and libvirt to play with: tests/lab/lab
 	@tests/lab/lab up

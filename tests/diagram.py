@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Write what is made of the product's own tables into a page, between its markers, or into a schema.
+Write what is made of the product's own tables: parts of a page, between markers, a schema, a form.
 
 usage: diagram.py FILE
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "_utils"))
 import budgets
 import pillar_schema
+import uyuni_forms
 
 from storemaster.deployment import fields, lifecycle
 from storemaster.deployment.times import lasting
@@ -69,7 +70,11 @@ def line(cells: Iterable[str]) -> str:
 
 
 def main(file: Path) -> None:
-    """Rewrite what is between the markers, or the whole schema."""
+    """Rewrite what is between the markers, or the whole schema, or form."""
+    if (made := f"{file.parent.name}/{file.name}") in (files := uyuni_forms.files()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(files[made])
+        return
     if file.suffix == ".json":
         file.write_text(pillar_schema.as_text())
         return

@@ -26,8 +26,13 @@ def given(kind: Kind, value: Any) -> Any:
         return ()
     if kind.schema.get("type") == "integer":
         return _whole(value)
-    if isinstance(value, list) and kind.schema.get("items", {}).get("type") == "integer":
-        return [_whole(each) for each in value]
+    if (
+        isinstance(value, list)
+        and kind.schema.get("type") == "array"
+        and kind not in (PARTS, PROBES)
+    ):
+        whole = kind.schema["items"].get("type") == "integer"
+        return [_whole(each) if whole else each for each in value if each != EMPTY]
     return value
 
 
@@ -45,4 +50,5 @@ def items(kind: Kind, value: Any) -> Iterator[tuple[str, Any]]:
     else:
         for probe, values in value.items():
             for i, each in enumerate(values if isinstance(values, (list, tuple)) else [values]):
-                yield f".{probe}[{i}]", {probe: each}
+                if each != EMPTY:
+                    yield f".{probe}[{i}]", {probe: each}

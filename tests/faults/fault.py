@@ -101,9 +101,9 @@ class Fault:
             for process, store in list(ACTING)
             if store != self.store and pathlib.Path(f"/proc/{process}").exists()
         ]
-        # An act that broke is told by nobody either.
+        # They take a few hundredths of a second; one that broke is told by nobody either.
         with contextlib.suppress(AssertionError):
-            until(lambda: not others(), 5, "no other acts", every=0.01)
+            until(lambda: not others(), 1, "no other acts", every=0.01)
 
     def locks(self, at):
         """Return whether to tell the process that another one is at work on the store."""

@@ -29,7 +29,7 @@ RULES: dict[str, Schema] = {
             },
         ]
     },
-    "interfaces": {"minItems": 1},
+    "interfaces": {"minItems": 1, "minProperties": 1},
     "interfaces[]": {
         "allOf": [
             {
@@ -110,11 +110,24 @@ def value(key: str, field: fields.Field) -> Schema:
     if field.kind is fields.PART:
         return {**told, **mapping(field.path)}
     if field.kind in (fields.PARTS, fields.PROBES):
-        items = f"{field.path}[]"
-        return {**made, "items": {**mapping(items), **missing(items)}}
+        return {**made, "type": ["array", "object"], **several(field)}
     if "pattern" in made:
         made["patternErrorMessage"] = f"allowed: {field.kind.allowed}"
     return {**made, "type": [made["type"], "null"]} if field.default is None else made
+
+
+def several(field: fields.Field) -> Schema:
+    """Return what a list has, and what a form saves in its place: a mapping."""
+    where = f"{field.path}[]"
+    item, needed = mapping(where), missing(where)["required"]
+    if field.kind is fields.PROBES:
+        lists = {
+            key: {"type": "array", "items": each.kind.schema}
+            for key, each in fields.under(where).items()
+        }
+        return {"items": item, "properties": lists, "additionalProperties": False}
+    named = {**item, "required": [key for key in needed if key != "name"]}
+    return {"items": {**item, "required": needed}, "additionalProperties": named}
 
 
 def as_text() -> str:

@@ -113,6 +113,25 @@ def test_a_value_of_a_wrong_type_is_refused_at_each_key(field):
     assert any(told.partition(":")[0].endswith(f".{key}") for told in refused(given))
 
 
+SHAPES = {
+    "data_disks": ({"data": {"size_gib": 9}}, {"data": {}}, {"data": {"size_gib": 9, "x": 1}}),
+    "interfaces": ({"eth0": {"source": "br0"}}, {}, {"eth0": {"source": "br0", "mac": "x"}}),
+    "verify": ({"tcp": [22], "service": ["sshd"]}, {"tcp": [65536]}, {"http": [80]}),
+}
+"""As a form saves it: one that is good, others that are not."""
+
+
+@pytest.mark.parametrize("key", SHAPES)
+def test_what_a_form_saves_in_place_of_a_list_is_taken_and_refused_as_by_the_spec(key):
+    good, *bad = (pillar(**{key: value}) for value in SHAPES[key])
+    spec.from_pillar(good, "hv-0815")
+    assert refused(good) == []
+    for given in bad:
+        assert refused(given)
+        with pytest.raises(SpecError):
+            spec.from_pillar(given, "hv-0815")
+
+
 BAD = {
     **{kind: [given] for kind, (given, _) in FAULTY.items()},
     **{kind: [pillar(**given) for given, *_ in cases] for kind, cases in SENSELESS.items()},

@@ -129,6 +129,14 @@ def test_history_and_record_are_written_together_or_not_at_all(ledger):
     assert ledger.get("0815") == saved
 
 
+def test_who_watches_sees_without_reading_whether_another_has_written(path, ledger):
+    with Ledger(path) as watching:
+        seen = watching.version()
+        assert watching.version() == seen
+        ledger.save(record(), "requested")
+        assert watching.version() != seen
+
+
 def test_a_change_is_unannounced_until_it_was_announced(ledger):
     saved = ledger.save(record(), "one")
     ledger.save(dataclasses.replace(saved, state="queued"), "two")

@@ -301,6 +301,10 @@ class Ledger:
                 )
         return saved
 
+    def version(self) -> int:
+        """Return a number that is another one after each change by another process."""
+        return int(self._read("PRAGMA data_version")[0][0])
+
     def history(self, store: str) -> list[Change]:
         """Return the store's history, the oldest change first."""
         return self._changes("WHERE store = ? ORDER BY id", store)

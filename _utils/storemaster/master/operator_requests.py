@@ -38,8 +38,8 @@ from storemaster.master.salt_master import SaltMaster
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 0.25
-"""How often a watched record is read."""
+WATCH_S = 0.05
+"""How often the ledger is asked whether a record that is watched may have changed."""
 
 REASON_S = 10.0
 """How long a deployment waits for the same before it is shown."""
@@ -186,16 +186,18 @@ def watch(
         Is given each line of progress.
     """
     until = time.monotonic() + timeout_s if timeout_s is not None else None
-    told, reason, shown = 0, ("", 0.0), []
+    told, reason, shown, record, seen = 0, ("", 0.0), [], begun, None
     with open_ledger(opts) as ledger:
         while True:
-            record = found(ledger, begun.store)
-            if record.generation != begun.generation:
-                return record
-            changes = [c for c in ledger.history(begun.store) if c.generation == begun.generation]
-            for change in changes[told:]:
-                tell(tables.progress(change, begun.began))
-            told = len(changes)
+            if (version := ledger.version()) != seen:
+                record, seen = found(ledger, begun.store), version
+                if record.generation != begun.generation:
+                    return record
+                history = ledger.history(begun.store)
+                changes = [each for each in history if each.generation == begun.generation]
+                for change in changes[told:]:
+                    tell(tables.progress(change, begun.began))
+                told = len(changes)
             if not record.active or record.reason != reason[0]:
                 reason = (record.reason, time.monotonic())
             elif reason[0] and time.monotonic() - reason[1] >= REASON_S and reason not in shown:

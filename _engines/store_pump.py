@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 MENDING_S = 5
 """Pause after a fault, so that a full disk is not filled with its own log."""
 
-STORED_S = 0.05
+STORED_S = 0.02
 """How soon a return is looked for again that was not stored yet when the bus told of it."""
 
-GIVEN_UP_S = 1.0
+GIVEN_UP_S = 0.5
 """How long it is looked for at that pace; the sweep looks for what comes later still."""
 
 AT_ONCE = 1000

@@ -128,21 +128,25 @@ def rung_at(rounds):
 
 def test_a_return_that_is_not_stored_yet_is_rung_for_again_in_a_moment(pumped):
     """Salt tells of it first: the look at once often finds nothing."""
-    assert rung_at(pumped((0.01, BACK), *[END] * 4, stored_s=0.13)) == [0.01, 0.06, 0.11]
+    late_s = 2.5 * store_pump.STORED_S
+    rung = rung_at(pumped((0.01, BACK), *[END] * 4, stored_s=0.01 + late_s))
+    assert rung == pytest.approx([0.01 + n * store_pump.STORED_S for n in range(3)])
 
 
 def test_one_that_was_found_is_not_rung_for_again(pumped):
     assert rung_at(pumped((0.01, BACK), *[END] * 4)) == [0.01]
 
 
-def test_one_that_is_never_stored_is_left_to_the_sweep_after_a_second(pumped):
+def test_one_that_is_never_stored_is_left_to_the_sweep_after_a_while(pumped):
     rung = rung_at(pumped((0.01, BACK), *[END] * 8, stored_s=60))
     assert len(rung) == pytest.approx(store_pump.GIVEN_UP_S / store_pump.STORED_S, abs=1)
     assert rung[-1] == pytest.approx(0.01 + store_pump.GIVEN_UP_S, abs=store_pump.STORED_S)
 
 
 def test_a_busy_bus_does_not_put_that_off(pumped):
-    assert rung_at(pumped((0.01, BACK), *[(0.01, None)] * 60, stored_s=0.1)) == [0.01, 0.06]
+    late_s = 1.5 * store_pump.STORED_S
+    rung = rung_at(pumped((0.01, BACK), *[(0.001, None)] * 600, stored_s=0.01 + late_s))
+    assert rung == pytest.approx([0.01, 0.01 + store_pump.STORED_S])
 
 
 def test_all_that_rang_by_now_is_heard_before_one_round(pumped):

@@ -99,8 +99,8 @@ def start(interval=0.25):
     threading.Thread(target=_listen, args=(heard, __opts__, interval), daemon=True).start()
     while True:
         try:
-            # With what could not be rung for before.
-            rings += _rings(heard, returns)
+            # With what could not be rung for before, once each.
+            rings = [*dict.fromkeys(rings), *_rings(heard, returns)]
             pumping = pumping or pump.Pump(__opts__)
             now = time.monotonic()
             # Salt tells of a return before it has stored it: some are there a moment later.

@@ -36,8 +36,8 @@ MENDING_S = 5
 STORED_S = 0.02
 """How soon a return is looked for again that was not stored yet when the bus told of it."""
 
-GIVEN_UP_S = 0.5
-"""How long it is looked for at that pace; the sweep looks for what comes later still."""
+LOOKS = 25
+"""How often it is looked for so; the sweep looks for what comes later still."""
 
 AT_ONCE = 1000
 """How many events are heard before what they rang for is looked at."""
@@ -102,19 +102,18 @@ def start(interval=0.25):
             # With what could not be rung for before, once each.
             rings = [*dict.fromkeys(rings), *_rings(heard, returns)]
             pumping = pumping or pump.Pump(__opts__)
-            now = time.monotonic()
             # Salt tells of a return before it has stored it: some are there a moment later.
             waited_for = pumping.open_jobs() if returns else ()
             returns = {
-                ring.jid: (ring, at)
-                for ring, at in returns.values()
-                if ring.jid in waited_for and now - at < GIVEN_UP_S
+                ring.jid: (ring, looks + 1)
+                for ring, looks in returns.values()
+                if ring.jid in waited_for and looks < LOOKS
             }
             told = dict.fromkeys([*rings, *(ring for ring, _ in returns.values())])
             rung = pumping.ring(list(told)) if told else False
-            returns |= {ring.jid: (ring, now) for ring in rings if ring.jid}
+            returns |= {ring.jid: (ring, 1) for ring in rings if ring.jid}
             rings = []
-            if rung or now - looked >= interval:
+            if rung or time.monotonic() - looked >= interval:
                 pumping.round()
                 looked = time.monotonic()
         except StoreDeployError as err:

@@ -57,7 +57,7 @@ class Heard:
 def pumped(monkeypatch):
     """Run the engine over rings; return what each round rang for, with the second it was at."""
 
-    def pumped(*told, known=True, begins=(), refuses=(), stored_s=0):
+    def pumped(*told, known=True, begins=(), refuses=(), stored_s=0, round_s=0):
         begins, refuses = list(begins), list(refuses)
         heard, rung, rounds = Heard(list(told)), [], []
 
@@ -78,6 +78,7 @@ def pumped(monkeypatch):
             def round(self):
                 rounds.append((round(heard.now - BEGUN, 3), rung.copy()))
                 rung.clear()
+                heard.now += round_s
 
         monkeypatch.setattr(store_pump.queue, "SimpleQueue", lambda: heard)
         monkeypatch.setattr(store_pump.threading.Thread, "start", lambda _: None)
@@ -139,8 +140,12 @@ def test_one_that_was_found_is_not_rung_for_again(pumped):
 
 def test_one_that_is_never_stored_is_left_to_the_sweep_after_a_while(pumped):
     rung = rung_at(pumped((0.01, BACK), *[END] * 8, stored_s=60))
-    assert len(rung) == pytest.approx(store_pump.GIVEN_UP_S / store_pump.STORED_S, abs=1)
-    assert rung[-1] == pytest.approx(0.01 + store_pump.GIVEN_UP_S, abs=store_pump.STORED_S)
+    assert len(rung) == store_pump.LOOKS
+
+
+def test_however_long_a_round_lasts_one_that_is_stored_meanwhile_is_looked_for(pumped):
+    rung = rung_at(pumped((0.01, BACK), *[END] * 20, stored_s=3, round_s=2))
+    assert rung == pytest.approx([0.01, 2.01 + store_pump.STORED_S])
 
 
 def test_a_busy_bus_does_not_put_that_off(pumped):

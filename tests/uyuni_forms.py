@@ -63,6 +63,15 @@ SHOWN = {
 }
 """The fields of each page. ``guest_pillar`` is on none: the guest is a system with its own page."""
 
+OTHER_DEFAULTS = {
+    (DEFAULTS, "minion"): "venv-salt-minion",
+    (DEFAULTS, "interfaces"): {"eth0": {"type": "bridge", "source": "br0"}},
+}
+"""
+Where a page begins otherwise than a pillar: Uyuni's highstate moves another minion to the Bundle;
+that a list is not given, a page cannot say.
+"""
+
 NEEDED = {DEFAULTS: ("image.source", "image.sha256", "master"), SERVER: ("store",)}
 """What no page may be saved without; a browser refuses 0 and false there, too."""
 
@@ -95,7 +104,10 @@ def element(formula: str, field: fields.Field, state: str = "") -> Form:
         key = fields.under(f"{field.path}[]")["name"]
         name = {"$name": "Name", "$type": "text", "$match": pattern(key), "$default": ""}
         prototype = {"$type": "group", "$key": name, **part(formula, f"{field.path}[]")}
-        return {**told, "$type": "edit-group", "$minItems": 0, "$prototype": prototype}
+        begins = OTHER_DEFAULTS.get((formula, field.path))
+        given = {"$default": begins} if begins else {}
+        told["$help"] += ". Remove the item without a name, if you need none"
+        return {**told, "$type": "edit-group", "$minItems": 0, **given, "$prototype": prototype}
     if field.kind is fields.PROBES:
         return {**told, "$type": "group", **part(formula, f"{field.path}[]")}
     if field.where == "verify[]":
@@ -111,9 +123,10 @@ def single(formula: str, field: fields.Field) -> Form:
     schema, default = field.kind.schema, field.default
     given = not (default is None or default is fields.REQUIRED or callable(default))
     if "enum" in schema:
-        # The page does not save what was not touched, so what it shows first must be the default.
+        # What was never saved has its $default, and a browser shows the first one without it.
         values = [each for each in schema["enum"] if (field.path, each) not in NOT_SHOWN]
-        return {"$type": "select", "$values": values, "$default": default}
+        begins = OTHER_DEFAULTS.get((formula, field.path), default)
+        return {"$type": "select", "$values": values, "$default": begins}
     if schema["type"] == "boolean":
         return {"$type": "boolean", "$default": default}
     if schema["type"] == "integer":
@@ -170,6 +183,7 @@ EXAMPLES = {
         "memory_mib": 4096,
         "interfaces": {"eth0": {"type": "bridge", "source": "br0"}},
         "master": "uyuni.example.com",
+        "minion": "venv-salt-minion",
         "verify": {"tcp": [22], "service": ["sshd"]},
     },
     SERVER: {

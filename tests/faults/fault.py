@@ -96,11 +96,11 @@ class Fault:
 
         What is killed there has acted, and nobody tells the harness so: its fault would be missed.
         """
-        others = lambda: [  # noqa: E731
-            store
-            for process, store in list(ACTING)
-            if store != self.store and pathlib.Path(f"/proc/{process}").exists()
-        ]
+
+        def others():
+            acting = [process for process, store in list(ACTING) if store != self.store]
+            return [process for process in acting if pathlib.Path(f"/proc/{process}").exists()]
+
         # They take a few hundredths of a second; one that broke is told by nobody either.
         with contextlib.suppress(AssertionError):
             until(lambda: not others(), 1, "no other acts", every=0.01)

@@ -67,7 +67,8 @@ class Injector(socketserver.ThreadingUnixStreamServer):
             return {"busy": fault.locks(at)}
         if fault:
             act = (at.pid, at.store)
-            if at.point == "between":
+            # A record is told of in the midst of its transaction, and once more after it.
+            if at.point == ("after" if at.act == "record" else "between"):
                 ACTING.discard(act)
             fault.reached(at)
             if at.point == "before":

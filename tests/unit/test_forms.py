@@ -65,6 +65,8 @@ def test_what_the_page_saved_is_what_was_filled_in():
 def test_what_was_emptied_is_as_if_it_were_not_given():
     emptied = {**LEAST, "data_disks": {}, "verify": {}, "timeouts": {}, "start": {"steady_s": ""}}
     assert read(emptied) == read(LEAST)
+    disk = {"name": "", "size_gib": 1}
+    assert read({**LEAST, "data_disks": {"d": disk}}).data_disks[0].name == "d"
 
 
 WRONG = {
@@ -95,6 +97,7 @@ WRONG = {
         {"verify": {"tcp": [22.0, 65536.0]}},
         "verify.tcp[1].tcp is 65536",
     ),
+    "a probe that is in no list": ({"verify": {"tcp": 22}}, "verify.tcp is 22, allowed: a mapping"),
     "a probe of an unknown kind": ({"verify": {"http": [80.0]}}, "verify.http[0].http is 80.0,"),
 }
 

@@ -124,9 +124,16 @@ def read(*data):
     return spec.from_pillar(pillar(*data), "hv-0417")
 
 
-def on_page(form, filled, *layers):
-    """Fill in a page that begins with ``layers``, and save it; return what is stored."""
+def on_page(form, filled, *layers, samples=False):
+    """
+    Fill in a page that begins with ``layers``, and save it; return what is stored.
+
+    samples
+        Whether the items that it shows without a name are left there.
+    """
     page = uyuni_page.recursed(uyuni_page.shown(form, *layers), filled)
+    for key in () if samples else ("data_disks", "interfaces"):
+        page[key].pop("", None)
     return uyuni_page.through_json(uyuni_page.stored(uyuni_page.saved(form, page)))
 
 
@@ -192,6 +199,18 @@ def test_the_sample_that_a_list_shows_is_no_probe():
     assert read(group, None, own).verify == ({"service": "sshd"},)
 
 
+@pytest.mark.parametrize(("form", "filled"), [(DEFAULTS, LEAST), (SERVER, {"store": "0417"})])
+def test_a_page_with_an_item_without_a_name_is_not_saved(form, filled):
+    with pytest.raises(NotSaved, match="has an item without a name"):
+        on_page(form, filled, samples=True)
+
+
+def test_a_group_whose_page_says_only_what_it_must_has_stores():
+    needed = {key: value for key, value in LEAST.items() if key != "interfaces"}
+    found = read(on_page(DEFAULTS, needed), None, on_page(SERVER, {"store": "0417"}))
+    assert (found.interfaces[0].source, found.minion) == ("br0", "venv-salt-minion")
+
+
 TEXTS = {
     "store": ("0417", "a-9"),
     "minion_id": ("srv.example.com",),
@@ -234,10 +253,19 @@ def some(chance, element, path):
 
 
 def meant(*filled):
-    """Return the pillar that somebody would write by hand for the same."""
-    value = {}
+    """Return the pillar that somebody would write by hand for the same, in its plain shapes."""
+    value = {"minion": "venv-salt-minion"}
     for each in filled:
         value = uyuni_page.recursed(value, each)
+    for key in ("data_disks", "interfaces"):
+        # In the order in which a database of Uyuni has them: the group's, then the store's.
+        own = [sorted(each.get(key, ()), key=lambda name: (len(name), name)) for each in filled]
+        names = dict.fromkeys(name for names in own for name in names)
+        value[key] = [{"name": name, **value[key][name]} for name in names]
+    probes = value.get("verify", {})
+    value["verify"] = [
+        {kind: each} for kind in ("tcp", "service", "command") for each in probes.get(kind, ())
+    ]
     return value
 
 

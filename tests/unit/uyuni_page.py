@@ -25,7 +25,10 @@ def default(element):
     if element.get("$type") == "group":
         return {key: default(each) for key, each in elements(element).items()}
     if element.get("$type") == "edit-group":
-        return copy.deepcopy(element.get("$default", {} if "$key" in element["$prototype"] else []))
+        # Where there is nothing an item is shown as a sample.
+        sample = default(element["$prototype"])
+        none = {"": sample} if "$key" in element["$prototype"] else [sample]
+        return copy.deepcopy(element.get("$default", none))
     if element.get("$type") == "select":
         # What a browser shows first.
         return element.get("$default", element["$values"][0])
@@ -79,9 +82,14 @@ def _saved_items(element, filled, path):
 
 
 def stored(value, listed=False):
-    """Return what the server stores: JSON has doubles only, and whole ones are mended in maps."""
+    """
+    Return what the server stores.
+
+    JSON has doubles only, and whole ones are mended in maps; the database sorts keys.
+    """
     if isinstance(value, dict):
-        return {key: stored(each, listed) for key, each in value.items()}
+        keys = sorted(value, key=lambda key: (len(key), key.encode()))
+        return {key: stored(value[key], listed) for key in keys}
     if isinstance(value, list):
         return [stored(each, True) for each in value]
     if isinstance(value, int) and not isinstance(value, bool):

@@ -46,9 +46,14 @@ def items(kind: Kind, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"[{i}]", item) for i, item in enumerate(value))
     elif kind is PARTS:
         for name, rest in value.items():
-            yield f".{name}", {"name": name, **rest} if isinstance(rest, Mapping) else rest
+            own = {"name": name} if isinstance(rest, Mapping) and not rest.get("name") else {}
+            yield f".{name}", {**rest, **own} if isinstance(rest, Mapping) else rest
     else:
         for probe, values in value.items():
-            for i, each in enumerate(values if isinstance(values, (list, tuple)) else [values]):
-                if each != EMPTY:
-                    yield f".{probe}[{i}]", {probe: each}
+            if isinstance(values, (list, tuple)):
+                yield from (
+                    (f".{probe}[{i}]", {probe: v}) for i, v in enumerate(values) if v != EMPTY
+                )
+            elif values != EMPTY:
+                # No list: let it be told as it is.
+                yield f".{probe}", values

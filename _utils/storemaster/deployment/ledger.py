@@ -302,7 +302,7 @@ class Ledger:
         return saved
 
     def version(self) -> int:
-        """Return a number that is another one after each change by another process."""
+        """Return a number that is another one after each change that was made elsewhere."""
         return int(self._read("PRAGMA data_version")[0][0])
 
     def history(self, store: str) -> list[Change]:

@@ -60,7 +60,7 @@ class Reader:
         for key, field in known.items():
             default = field.default(found) if callable(field.default) else field.default
             value = forms.given(field.kind, data.get(key, forms.EMPTY))
-            value = default if value is forms.EMPTY else value
+            value = default if isinstance(value, str) and value == forms.EMPTY else value
             values[key] = self._value(field, value, default, _joined(path, key), found)
         for key, value in data.items():
             if key not in known:

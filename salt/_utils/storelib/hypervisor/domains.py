@@ -494,7 +494,7 @@ def _open_tray(domain: Any, drive: str) -> None:
     a tray that it takes for open, and never ejects.
     """
     libvirt = importlib.import_module("libvirt")
-    monitor = importlib.import_module("libvirt_qemu")
     order = {"execute": "blockdev-open-tray", "arguments": {"id": drive, "force": True}}
-    with contextlib.suppress(libvirt.libvirtError):
+    with contextlib.suppress(libvirt.libvirtError, ImportError):
+        monitor = importlib.import_module("libvirt_qemu")
         monitor.qemuMonitorCommand(domain, json.dumps(order), 0)

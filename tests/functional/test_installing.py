@@ -23,6 +23,8 @@ from tests import pages
 USER = "salt"
 CHECKOUT = pathlib.Path("/srv/store-deploy")
 MAIN = pathlib.Path("/etc/salt/master")
+pytestmark = pytest.mark.thorough
+
 MASTER_D = pathlib.Path("/etc/salt/master.d")
 MODULES = MASTER_D / "50-store-deploy-modules.conf"
 SITE = MASTER_D / "60-site.conf"
@@ -42,8 +44,6 @@ exec setpriv --reuid {USER} --regid {USER} --clear-groups "$@"
     # A minion that is served by itself what the master's files say, each time anew.
     "salt": f"""#!{sys.executable}
 import json, os, sys, salt.config
-
-pytestmark = pytest.mark.thorough
 roots = salt.config.master_config("{MAIN}")["file_roots"]
 minion = {{"id": "hv-0815", "root_dir": "{MINION}", "file_client": "local", "file_roots": roots}}
 open("{MINION}/minion", "w").write(json.dumps(minion))

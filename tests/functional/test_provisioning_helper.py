@@ -401,7 +401,8 @@ def ipv6_port():
     """A port that is served on the machine's own IPv6 address only."""
     address, local = "fd00::815", "fe80::815"
     for each in (address, local):
-        subprocess.run(["ip", "-6", "address", "add", each, "dev", "lo"], check=True)
+        # Not probed for a twin first: until then nobody can listen on it.
+        subprocess.run(["ip", "-6", "address", "add", each, "dev", "lo", "nodad"], check=True)
     with socket.create_server((address, 0), family=socket.AF_INET6) as server:
         yield server.getsockname()[1]
     for each in (address, local):

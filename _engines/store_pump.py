@@ -73,10 +73,12 @@ def _ring(bus, wait_s):
 
 def _rings(heard, hurry):
     """Return what rang: all that is there by now, or what comes first, or soon in any case."""
-    # Without a time limit, which with some versions of Python would go by the time of day.
-    told = [] if hurry else [heard.get()]
+    told = []
     if hurry:
         time.sleep(STORED_S)
+    else:
+        # Without a time limit, which with some versions of Python would go by the time of day.
+        told.append(heard.get())
     with contextlib.suppress(queue.Empty):
         while len(told) < AT_ONCE:
             told.append(heard.get_nowait())

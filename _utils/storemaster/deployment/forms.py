@@ -26,12 +26,8 @@ def given(kind: Kind, value: Any) -> Any:
         return ()
     if kind.schema.get("type") == "integer":
         return _whole(value)
-    if (
-        isinstance(value, list)
-        and kind.schema.get("type") == "array"
-        and kind not in (PARTS, PROBES)
-    ):
-        whole = kind.schema["items"].get("type") == "integer"
+    if isinstance(value, list) and (item := kind.schema.get("items")):
+        whole = item.get("type") == "integer"
         return [_whole(each) if whole else each for each in value if each != EMPTY]
     return value
 

@@ -6,6 +6,9 @@ Give a store server its ``guest_pillar``, and it and its hypervisor the secret f
 Only while the minion's accepted key is the recorded one, checked at each compile: whoever else
 calls itself by its minion ID gets nothing.
 
+Where a part of the pillar is not to be had, the pillar is one with an error, which Salt applies no
+state with: a highstate without its data would take from a store what it runs on.
+
 .. code-block:: yaml
 
     ext_pillar:
@@ -22,7 +25,7 @@ from storelib.errors import StoreDeployError
 from storemaster.deployment import spec
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
-from storemaster.master import keys, salt_master, settings
+from storemaster.master import keys, registration, salt_master, settings, uyuni_pillar
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,14 +34,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAKE_SEED = ("preparing", "clearing", "defining")
+"""In these states the hypervisor may write the guest's seed."""
+
 
 def _guest_pillar(opts, record):
+    if uyuni_pillar.configured(opts) and record.spec["minion"] == uyuni_pillar.CLASSIC:
+        yield uyuni_pillar.AVOID, True
+    yield from spec.guest_pillar(salt_master.store_server(opts, record.hypervisor)).items()
+
+
+def _data(opts, record, minion_id, pillar):
+    """Return what is the minion's own, or the error that keeps states from running without it."""
+    guest = record.minion_id == minion_id
     try:
-        return spec.guest_pillar(salt_master.store_server(opts, record.hypervisor))
+        if uyuni_pillar.comes_before(opts):
+            uyuni_pillar.refuse(opts, minion_id, pillar)
+        return dict(_guest_pillar(opts, record)) if guest else {}
     except StoreDeployError as err:
-        # It must be able to tell of the fault that this will be: the secret is given all the same.
-        log.error("%s: no guest_pillar: %s; %s", record.store, err.reason, err.hint)
-        return {}
+        told = f"{err.reason}; {err.hint}"
+        log.error("%s: %s has not its whole pillar: %s", record.store, minion_id, told)
+        # The first states of a new guest have it call, before anybody can register it.
+        return {} if guest and record.is_new else {"_errors": [told]}
+
+
+def _seed(opts, record, minion_id):
+    """Return what a hypervisor puts into the seed that it makes now, and keeps nowhere else."""
+    makes = record.hypervisor == minion_id and record.state in MAKE_SEED
+    key = registration.management_key(opts, record) if makes else ""
+    return {"management_key": key} if key else {}
 
 
 def ext_pillar(minion_id, pillar):
@@ -57,7 +81,6 @@ def ext_pillar(minion_id, pillar):
         with Ledger(path) as ledger:
             records = ledger.of_minion(minion_id)
         for record in records:
-            guest = record.minion_id == minion_id
             ours = record.key_of(minion_id)
             if not ours:
                 # Not used yet: there is no key that it should have.
@@ -66,8 +89,8 @@ def ext_pillar(minion_id, pillar):
                 log.warning("%s: %s gets nothing: it has not its key", record.store, minion_id)
                 continue
             secret = seal.secret(settings.root_secret(opts), minion_id, ours)
-            data = _guest_pillar(opts, record) if guest else {}
-            return {**data, "store_deploy": {"secret": secret}}
+            data = _data(opts, record, minion_id, pillar)
+            return {**data, "store_deploy": {"secret": secret, **_seed(opts, record, minion_id)}}
         if not records and "store_server" in pillar:
             # A hypervisor that the ledger does not know, or not any more: deploy.adopt asks it.
             key = keys.known(opts, minion_id).get(ACCEPTED)

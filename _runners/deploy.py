@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from storelib.errors import Refused
 from storemaster.deployment import lifecycle, requests, tables, views
 from storemaster.master import doctor as master_doctor
-from storemaster.master import operator_requests, planning, pump, verb
+from storemaster.master import operator_requests, planning, pump, settings, verb
 
 if TYPE_CHECKING:
     from typing import Any
@@ -352,7 +352,7 @@ def rollback(store, wait=True, timeout=None):
 
 
 @verb.verb
-def retire(store, remove=False, data_disks=False):
+def retire(store, remove=False, data_disks=False, uyuni=False):
     """
     Remove a store's servers for good: the running one, what was set aside, its key.
 
@@ -367,6 +367,9 @@ def retire(store, remove=False, data_disks=False):
     data_disks
         Remove the data disks, too.
 
+    uyuni
+        Delete the server's profile in Uyuni, too.
+
     CLI Example:
 
     .. code-block:: bash
@@ -374,10 +377,14 @@ def retire(store, remove=False, data_disks=False):
         salt-run deploy.retire "'0815'"
         salt-run deploy.retire "'0815'" remove=True
     """
-    verb.flags(remove=remove, data_disks=data_disks)
+    verb.flags(remove=remove, data_disks=data_disks, uyuni=uyuni)
+    if uyuni:
+        # Before anything is removed that only Uyuni would miss.
+        settings.known_uyuni(__opts__)
     if not remove:
-        return operator_requests.would_retire(__opts__, store, data_disks)
-    return _changed(store, functools.partial(requests.retire, data_disks=data_disks))
+        return operator_requests.would_retire(__opts__, store, data_disks, uyuni)
+    how = functools.partial(requests.retire, data_disks=data_disks, uyuni=uyuni)
+    return _changed(store, how)
 
 
 @verb.verb

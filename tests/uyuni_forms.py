@@ -50,6 +50,7 @@ SHOWN = {
         *("image", "image.source", "image.sha256", "cpus", "memory_mib", "disk_gib", "pool"),
         *("clone", "virt_type", "os_type", "firmware", "data_disks", "data_disks[].size_gib"),
         *("interfaces", "interfaces[].type", "interfaces[].source", "master", "minion"),
+        *("registration", "activation_key", "system_groups"),
         *("admission", "start", "start.attempts", "start.steady_s"),
         *("verify", "verify[].tcp", "verify[].service", "verify[].command", "timeouts"),
     ),
@@ -112,7 +113,7 @@ def element(formula: str, field: fields.Field, state: str = "") -> Form:
         return {**told, "$type": "group", **part(formula, f"{field.path}[]")}
     if field.where == "verify[]":
         return {**told, "$type": "edit-group", "$minItems": 0, "$prototype": single(formula, field)}
-    if field.path == "interfaces[].dns":
+    if field.path in ("interfaces[].dns", "system_groups"):
         item = {"$type": "text", "$default": "", "$optional": True}
         return {**told, "$type": "edit-group", "$minItems": 0, "$prototype": item}
     return {**told, **single(formula, field)}

@@ -14,6 +14,7 @@ import functools
 from typing import TYPE_CHECKING
 
 import salt.config
+import salt.loader
 from salt.exceptions import SaltException
 
 import storelib.guest.facts
@@ -71,6 +72,8 @@ def _minion():
         ),
         include_config=functools.partial(salt.config.include_config, verbose=False),
         highstate=_highstate,
+        grains=__grains__,
+        fresh_grains=_fresh_grains,
         addresses=lambda: __salt__["network.ip_addrs"](),
         addresses6=lambda: __salt__["network.ip_addrs6"](),
         service_runs=lambda name: __salt__["service.status"](name),
@@ -78,6 +81,12 @@ def _minion():
             command, python_shell=True, timeout=seconds, ignore_retcode=True
         ),
     )
+
+
+def _fresh_grains():
+    __salt__["saltutil.refresh_grains"]()
+    # This process has them from before.
+    return salt.loader.grains(__opts__, force_refresh=True)
 
 
 def _highstate(test):
@@ -241,7 +250,8 @@ def cleanup(store, generation, nonce=""):
     nonce
         What the runner sends to have the report sealed for its question.
 
-    The fact ``left`` lists the paths that could not be removed.
+    The facts are ``left``, paths that could not be removed, and ``registration``, which keys for
+    Uyuni are still among the grains.
 
     CLI Example:
 

@@ -16,6 +16,7 @@ import functools
 from typing import TYPE_CHECKING
 
 import salt.exceptions
+import salt.pillar
 
 import storelib.hypervisor.facts
 from storelib import report
@@ -62,6 +63,7 @@ def _host():
         get_file=_get_file,
         access=Access.of(__opts__),
         key_bits=__opts__["keysize"],
+        registration=_registration,
         environment=_environment(),
         saltenv=__opts__.get("saltenv") or "base",
         sudo_user=str(__opts__.get("sudo_user") or ""),
@@ -89,6 +91,21 @@ def _get_file(source, path):
             f"the master cannot be asked for the image {source}: {str(err) or type(err).__name__}",
             "see to the master and the line",
         ) from err
+
+
+def _registration():
+    """Take them from the pillar as it is now, not from what this minion knows of it."""
+    environment = _environment()
+    asked = salt.pillar.get_pillar(
+        *(__opts__, __grains__, __opts__["id"], environment["saltenv"] or None),
+        pillarenv=environment["pillarenv"] or None,
+    )
+    told = asked.compile_pillar()
+    keys = {
+        "activation_key": told.get("store_server", {}).get("activation_key"),
+        "management_key": told.get("store_deploy", {}).get("management_key"),
+    }
+    return {name: str(key) for name, key in keys.items() if key}
 
 
 def _environment():

@@ -16,6 +16,7 @@ import salt._logging
 import salt.config
 import salt.loader
 
+from storelib import report
 from storelib.guest import power, root
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -98,3 +99,26 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(power, "reboot_soon", count)
     return machine
+
+
+@pytest.fixture
+def call(minion, machine):
+    """Call a function of the module; return its report as the runner opens it."""
+
+    def call(function, **kwargs):
+        returned = minion.modules[f"provisioning_helper.{function}"](
+            store="0815", generation=1, **kwargs
+        )
+        json.dumps(returned)
+        opened = report.opened(returned, "0815", 1, function)
+        assert minion.context["retcode"] == (0 if opened.ok else 1)
+        assert opened.ok or opened.hint
+        return opened
+
+    return call
+
+
+@pytest.fixture
+def stub(minion):
+    """Let another function answer for one of Salt's; the modules are this test's own."""
+    return minion.modules.__setitem__

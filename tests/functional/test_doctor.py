@@ -112,6 +112,22 @@ def test_a_wrong_setting_is_found(opts, found, changes, fault, mend):
     assert mend in told
 
 
+def test_on_a_master_of_uyuni_our_files_come_after_its_own(opts, found):
+    """Its own ext_pillar is not there; only the order is looked at."""
+    ours, theirs = opts["file_roots"]["base"], "/usr/share/susemanager/salt"
+    opts["ext_pillar"] = [{"suma_minion": True}, *opts["ext_pillar"]]
+    opts["file_roots"] = {"base": [theirs, *ours]}
+    assert found() == {}
+    opts["ext_pillar"].reverse()
+    opts["file_roots"] = {"base": [*ours, theirs]}
+    asked, roots = sorted(found().items())
+    assert asked[0].startswith("/"), asked
+    assert "comes before Uyuni's own file_roots" in asked[0]
+    assert roots[0].startswith("ext_pillar store_deploy is asked before suma_minion")
+    for _, mend in (asked, roots):
+        assert "after susemanager.conf; systemctl restart salt-master" in mend
+
+
 def test_a_file_that_is_in_master_d_and_does_not_count_is_not_to_be_installed(opts, found):
     opts["engines"] = []
     (told,) = found().values()

@@ -15,13 +15,13 @@ import salt.pillar
 from tests import pages
 
 from storelib import seal
-from storelib.errors import SpecError
+from storelib.errors import PillarError, SpecError
 from storelib.hypervisor import seed_iso
 from storemaster.deployment import requests
 from storemaster.deployment.evidence import Evidence
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.spec import from_pillar
-from storemaster.master import keys, operator_requests, pump, salt_master, settings
+from storemaster.master import keys, operator_requests, pump, salt_master, settings, uyuni_pillar
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 STORE = {
@@ -129,6 +129,148 @@ def test_the_guest_keeps_its_secret_when_its_hypervisors_pillar_does_not_compile
     keys.accept(opts, GUEST, public_keys[1])
     pathlib.Path(opts["pillar_roots"]["base"][0], "store.sls").write_text("{{ nonsense(")
     assert given(GUEST) == secret_of(opts, GUEST, public_keys[1])
+    # Its first states run all the same; later ones would take away what it runs on.
+    has_booted_twice(opts, deployment)
+    told = given(GUEST)
+    assert "the pillar of hv-0815 does not compile" in told.pop("_errors")[0]
+    assert told == secret_of(opts, GUEST, public_keys[1])
+
+
+@pytest.mark.parametrize(
+    ("state", "given_it"),
+    [("awaiting_hypervisor", False), ("preparing", True), ("defining", True), ("booting", False)],
+)
+def test_only_the_hypervisor_gets_a_reactivation_key_and_only_while_it_makes_the_seed(
+    opts, given, deployment, public_keys, state, given_it
+):
+    keys.accept(opts, HYPERVISOR, public_keys[0])
+    keys.accept(opts, GUEST, public_keys[1])
+    folder = settings.state_dir(opts) / "registration"
+    folder.mkdir()
+    (folder / f"{deployment.deployment}.arranged").write_text('{"management_key": "re-1-cafe"}')
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        ledger.save(dataclasses.replace(deployment, state=state))
+    assert ("re-1-cafe" in str(given(HYPERVISOR))) is given_it
+    assert "re-1-cafe" not in str(given(GUEST))
+
+
+# On a master of Uyuni
+
+
+def has_booted_twice(opts, record):
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        record = ledger.get(record.store)
+        booted = dataclasses.replace(record.evidence, boot_ids=["b1", "b2"])
+        return ledger.save(dataclasses.replace(record, evidence=booted))
+
+
+@pytest.fixture
+def uyuni(opts, public_keys, deployment, tmp_path):
+    """Have the master be one of Uyuni; return a function that registers minions there."""
+    keys.accept(opts, HYPERVISOR, public_keys[0])
+    keys.accept(opts, GUEST, public_keys[1])
+    folder, known = tmp_path / "theirs", tmp_path / "known.json"
+    folder.mkdir()
+    (folder / "suma_minion.py").write_text(
+        "import json, pathlib\n"
+        "def ext_pillar(minion_id, pillar, path):\n"
+        "    known = json.loads(pathlib.Path(path).read_text())\n"
+        "    return {'formulas': [], **({'org_id': 1} if minion_id in known else {})}\n"
+    )
+    opts["pillar_dirs"].append(str(folder))
+    opts["ext_pillar"] = [{"suma_minion": str(known)}, {"store_deploy": {}}]
+
+    def register(*minions):
+        known.write_text(json.dumps(minions))
+
+    register()
+    return register
+
+
+NONE = "Uyuni gives no pillar to {}: its database does not answer, or {} is not registered there"
+
+
+@pytest.mark.parametrize("minion", [HYPERVISOR, GUEST])
+def test_no_state_is_applied_without_what_uyuni_gives(opts, uyuni, deployment, minion):
+    uyuni(HYPERVISOR)
+    has_booted_twice(opts, deployment)
+    uyuni(*({HYPERVISOR, GUEST} - {minion}))
+    told = compiled(opts, minion)
+    assert told["_errors"][0].startswith(NONE.format(minion, minion)), told
+    assert told["store_deploy"]["secret"], "it can report that"
+    uyuni(HYPERVISOR, GUEST)
+    assert "_errors" not in compiled(opts, minion)
+
+
+def test_what_uyuni_does_not_give_to_a_hypervisor_is_no_reason_to_take_it_from_its_guest(
+    opts, uyuni, deployment
+):
+    uyuni(GUEST)
+    has_booted_twice(opts, deployment)
+    assert compiled(opts, GUEST)["_errors"][0].startswith(NONE.format(HYPERVISOR, HYPERVISOR))
+
+
+def test_the_first_states_of_a_guest_run_before_uyuni_knows_it(opts, uyuni, deployment):
+    uyuni(HYPERVISOR)
+    told = compiled(opts, GUEST)
+    assert "_errors" not in told
+    assert told["store_deploy"]["secret"]
+
+
+def test_who_is_none_of_ours_is_left_alone(opts, uyuni):
+    assert compiled(opts, "till-4711") == {"formulas": []}
+
+
+def test_an_order_in_which_nothing_can_be_known_changes_nothing(opts, uyuni, deployment):
+    has_booted_twice(opts, deployment)
+    opts["ext_pillar"].reverse()
+    uyuni(HYPERVISOR)
+    assert "_errors" not in compiled(opts, GUEST)
+
+
+def test_a_classic_minion_is_left_to_a_guest_unless_its_own_pillar_says_otherwise(
+    opts, uyuni, deployment
+):
+    uyuni(HYPERVISOR, GUEST)
+    assert compiled(opts, GUEST)["mgr_avoid_venv_salt_minion"] is True
+    told = {**STORE, "guest_pillar": {"mgr_avoid_venv_salt_minion": False}}
+    path = pathlib.Path(opts["pillar_roots"]["base"][0], "store.sls")
+    path.write_text(json.dumps({"store_server": told}))
+    assert compiled(opts, GUEST)["mgr_avoid_venv_salt_minion"] is False
+    opts["ext_pillar"] = [{"store_deploy": {}}]
+    path.write_text(json.dumps({"store_server": STORE}))
+    assert "mgr_avoid_venv_salt_minion" not in compiled(opts, GUEST)
+
+
+def test_a_hypervisor_without_uyunis_pillar_is_not_taken_for_one_without_a_store(opts, uyuni):
+    with pytest.raises(PillarError, match=re.escape(NONE.format(HYPERVISOR, HYPERVISOR))):
+        salt_master.store_server(opts, HYPERVISOR)
+    uyuni(HYPERVISOR)
+    assert salt_master.store_server(opts, HYPERVISOR)["store"] == "0815"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, ""),
+        ({"master": "10.0.0.1"}, "master is 10.0.0.1: by that Uyuni does not know"),
+        ({"master": "salt"}, "master is salt: by that Uyuni does not know"),
+        ({"guest_pillar": {"mgr_avoid_venv_salt_minion": False}}, "puts the Salt Bundle in"),
+        (
+            {
+                "guest_pillar": {"mgr_avoid_venv_salt_minion": False},
+                "minion": "venv-salt-minion",
+            },
+            "",
+        ),
+    ],
+)
+def test_what_uyuni_would_make_of_a_guest_is_found(opts, uyuni, changes, found):
+    told = {**STORE, **changes}
+    wrong = list(uyuni_pillar.wrong(opts, from_pillar(told, HYPERVISOR), told))
+    assert [found in fault for fault, _ in wrong] == [True] * bool(found)
+    opts["ext_pillar"] = [{"store_deploy": {}}]
+    assert not list(uyuni_pillar.wrong(opts, from_pillar(told, HYPERVISOR), told))
 
 
 # With Salt's caches on

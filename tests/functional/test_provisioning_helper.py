@@ -27,29 +27,6 @@ KEY_LINE = base64.b64encode(b"this is not a key, it only looks like one....!").d
 PRIVATE_KEY = f"-----BEGIN PRIVATE KEY-----\n{KEY_LINE}\nMDEyMw==\n-----END PRIVATE KEY-----\n"
 
 
-@pytest.fixture
-def call(minion, machine):
-    """Call a function of the module; return its report as the runner opens it."""
-
-    def call(function, **kwargs):
-        returned = minion.modules[f"provisioning_helper.{function}"](
-            store="0815", generation=1, **kwargs
-        )
-        json.dumps(returned)
-        opened = report.opened(returned, "0815", 1, function)
-        assert minion.context["retcode"] == (0 if opened.ok else 1)
-        assert opened.ok or opened.hint
-        return opened
-
-    return call
-
-
-@pytest.fixture
-def stub(minion):
-    """Let another function answer for one of Salt's; the modules are this test's own."""
-    return minion.modules.__setitem__
-
-
 STEPS = {
     "boots": {},
     "reboot": {"after": "x"},
@@ -199,95 +176,6 @@ def test_a_machine_that_is_going_down_has_its_order_already(call, machine, comma
     add(says="stopping", systemd_run=1, shutdown=1, systemctl=1)
     monkeypatch.setattr(power, "reboot_soon", REBOOT_SOON)
     assert call("reboot", after=machine.boot_ids[0]).error == ""
-
-
-# highstate
-
-
-@pytest.fixture
-def highstate(site, call):
-    """Apply a highstate of the given states."""
-    (site / "top.sls").write_text("base: {'*': [site]}\n")
-
-    def apply(states, **kwargs):
-        text = states if isinstance(states, str) else json.dumps(states)
-        (site / "site.sls").write_text(text)
-        return call("highstate", **kwargs)
-
-    return apply
-
-
-def test_a_highstate_that_holds_is_summed_up(highstate):
-    changing = {"test.succeed_with_changes": []}
-    answer = highstate({"a": changing, "b": {"test.nop": []}})
-    assert answer.ok
-    assert answer.facts.pop("duration_s") > 0
-    assert answer.facts == {
-        "total": 2,
-        "changed": 1,
-        "failed": [],
-        "would_change": [],
-        "errors": [],
-    }
-
-
-def test_what_a_highstate_made_is_on_the_disk_when_it_is_told(highstate, tmp_path, monkeypatch):
-    # A power cut after the report took a file of the highstate with it.
-    path, synced = tmp_path / "made", []
-    monkeypatch.setattr(os, "sync", lambda: synced.append(path.exists()))
-    assert highstate({"made": {"file.touch": [{"name": str(path)}]}}).ok
-    assert synced == [True]
-
-
-def test_a_failed_state_is_named(highstate):
-    failing = {"test.configurable_test_state": [{"result": False}, {"comment": "x" * 1000}]}
-    answer = highstate({"good": {"test.nop": []}, "broken": failing})
-    assert answer.error.startswith("the highstate failed in 1 of 2 states, first broken (site): x")
-    assert answer.facts["failed"] == [{"id": "broken", "sls": "site", "comment": "x" * 500}]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        pytest.param("a: {test.nop: [", "Rendering SLS", id="YAML"),
-        pytest.param("{{ nothing.at.all }}", "Jinja", id="Jinja"),
-        pytest.param("a: {test.nop: [{require: [{test: missing}]}]}", "missing", id="requisite"),
-    ],
-)
-def test_a_highstate_that_does_not_compile_is_not_ok(highstate, text, said):
-    answer = highstate(text)
-    assert not answer.ok
-    assert said in answer.error + str(answer.facts["failed"])
-
-
-def test_a_highstate_without_states_is_not_ok(highstate, site):
-    (site / "top.sls").write_text("base: {'nobody': [site]}\n")
-    answer = highstate({})
-    assert not answer.ok
-    assert "No Top file" in answer.error
-
-
-def test_a_dry_run_tells_what_would_change(highstate, tmp_path):
-    path = tmp_path / "new"
-    answer = highstate({"new": {"file.touch": [{"name": str(path)}]}}, test=True)
-    assert answer.ok
-    assert answer.facts["would_change"] == ["new"]
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("returned", [{}, {"queued": True, "result": True, "changes": {}}])
-def test_an_answer_that_is_no_highstate_is_not_ok(highstate, stub, returned):
-    """What Salt answers for a run that it has only put into its queue: a stub says so here."""
-    stub("state.apply", lambda **_: returned)
-    assert highstate({}).error.startswith("the highstate did not run: it returned {")
-
-
-def test_a_highstate_waits_for_the_state_run_that_is_under_way(highstate, stub):
-    """The list of running jobs is a stub: the first run ends while the second one waits."""
-    running = [[{"fun": "state.sls", "jid": "20200101000000000000", "pid": 1}], []]
-    stub("saltutil.is_running", lambda fun: running.pop(0) if running else [])
-    assert highstate({"a": {"test.nop": []}}).facts["total"] == 1
-    assert running == []
 
 
 # settle
@@ -491,7 +379,7 @@ def disk(machine):
 def test_bootstrap_data_and_every_copy_of_the_seed_go_and_all_else_stays(call, disk):
     answer = call("cleanup")
     assert answer.ok, answer.error
-    assert answer.facts == {"left": []}
+    assert answer.facts == {"left": [], "registration": []}
     assert {path: disk.at(path).read_text() for path in KEPT} == KEPT
     assert not [path for path in REMOVED if disk.at(path).exists()]
     assert list(disk.at("/var/lib/cloud").iterdir()) == []
@@ -526,7 +414,29 @@ def test_a_cleanup_that_was_killed_is_ended_by_the_next_one(call, disk, monkeypa
         except KeyboardInterrupt:
             assert not (leftovers.startup_configured() and not deployment.boots())
     monkeypatch.setattr(leftovers, "_remove", real)
-    assert call("cleanup").facts == {"left": []}
+    assert call("cleanup").facts["left"] == []
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_keys_for_uyuni_are_read_back_as_gone_from_the_grains(
+    call, disk, minion, stub, monkeypatch, elsewhere
+):
+    """The minion that runs has them since its start; the order to refresh them is a stub."""
+    refreshed = []
+    stub("saltutil.refresh_grains", lambda: refreshed.append(True))
+    held = {"susemanager": {"management_key": "re-1-cafe", "activation_key": "1-store"}}
+    grains = {**minion.opts["grains"], **held}
+    monkeypatch.setitem(
+        minion.modules["provisioning_helper.cleanup"].__globals__, "__grains__", grains
+    )
+    config = pathlib.Path(minion.opts["conf_file"]).parent / "minion.d/90-other.conf"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(json.dumps({"grains": held} if elsewhere else {}))
+    answer = call("cleanup")
+    config.unlink()
+    assert refreshed
+    assert answer.facts["registration"] == (sorted(held["susemanager"]) if elsewhere else [])
+    assert "re-1-cafe" not in str(answer)
 
 
 def test_a_key_that_is_somewhere_else_is_reported(call, disk):

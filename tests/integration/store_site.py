@@ -152,12 +152,14 @@ class Master(Daemon):
         super().__init__("salt-master")
 
     @staticmethod
-    def configure(without=(), user="root", **more):
+    def configure(without=(), beside=None, user="root", **more):
         """
         Write the configuration.
 
         without
             Files of the shipped master.d to leave out.
+        beside
+            A file of another product, after which ours are to sort.
         user
             Whom it runs as.
         more
@@ -167,11 +169,14 @@ class Master(Daemon):
             MASTER_D.unlink()
         elif MASTER_D.exists():
             shutil.rmtree(MASTER_D)
-        if without or more:
+        if without or more or beside:
             MASTER_D.mkdir()
+            if beside:
+                shutil.copy(beside, MASTER_D)
             for path in SHIPPED.glob("*.conf"):
                 if path.name not in without:
-                    (MASTER_D / path.name).symlink_to(path)
+                    name = path.name.replace("50-", "zz-") if beside else path.name
+                    (MASTER_D / name).symlink_to(path)
             (MASTER_D / "90-site.conf").write_text(json.dumps(more))
         else:
             MASTER_D.symlink_to(SHIPPED)

@@ -118,6 +118,8 @@ class FakeMaster:
     def __init__(self, path):
         self.path = path
         self.time = BEGAN
+        self.uyuni, self.uyuni_says = [], []
+        """What was asked of it, and what it raises next."""
         self.ahead_s = 0.0
         """What the master's clock shows beyond ``time``."""
         self.kernel, self.kernel_began = "master-boot-1", BEGAN - 3600
@@ -296,6 +298,20 @@ class FakeMaster:
 
     def armed(self, minion):
         return minion in self.entries
+
+    def arrange_registration(self, record):
+        self._registers("arrange", record)
+
+    def end_registration(self, record):
+        self._registers("end", record)
+
+    def forget_registration(self, record):
+        self.uyuni.append(f"forget {record.store}")
+
+    def _registers(self, act, record):
+        self.uyuni.append(f"{act} {record.store}")
+        if self.uyuni_says:
+            raise self.uyuni_says.pop(0)
 
     def rewrite_autosign(self):
         with self.point("rewrite"):
@@ -583,6 +599,7 @@ class FakeMaster:
             "failed": [],
             "would_change": [],
             "errors": [],
+            "not_yet": False,
             "duration_s": 2.0,
         }
 
@@ -595,7 +612,7 @@ class FakeMaster:
 
     def do_cleanup(self, generation):
         self.cleaned = True
-        return {"left": []}
+        return {"left": [], "registration": []}
 
 
 # What tests say of it

@@ -135,6 +135,35 @@ def test_a_probe_is_tried_five_times_and_its_results_stay(master):
     assert record.evidence.failure == {"results": results}
 
 
+@pytest.mark.parametrize("test", [False, True], ids=["configuring", "verifying"])
+def test_a_highstate_whose_pillar_is_not_whole_yet_is_waited_for(master, test):
+    """On Uyuni the guest is not registered yet, or its database is away; else somebody mends it."""
+    lacking = report_of(
+        ok=False, error="Pillar failed to render", hint="mend", facts={"not_yet": True}
+    )
+    answers = iter([lacking] * 3)
+
+    def answered(value):
+        mine = value["facts"]["changed"] == (0 if test else 3)
+        return next(answers, dict)(value) if mine else value
+
+    master.instead["provisioning_helper.highstate"] = answered
+    record = deployed(master)
+    assert ran(master).count("provisioning_helper.highstate") == 2 + 3
+    assert record.evidence.failure is None
+    state = "verifying" if test else "configuring"
+    told = {c.reason for c in master.ledger.history("0815") if c.state == state}
+    assert told, state
+
+
+def test_a_pillar_that_is_never_whole_fails_a_deployment_at_the_states_deadline(master):
+    master.instead["provisioning_helper.highstate"] = report_of(
+        ok=False, error="Pillar failed to render", hint="mend", facts={"not_yet": True}
+    )
+    master.begin()
+    failed(master, "configuring", "Pillar failed to render")
+
+
 # Deadlines
 
 

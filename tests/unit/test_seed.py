@@ -196,3 +196,18 @@ def test_a_minion_that_goes_by_the_seed_is_not_outvoted(changed):
 )
 def test_what_outvotes_the_seed_is_named(changed, told):
     assert seed.outvoted(described(), {**EFFECTIVE, **changed}).startswith(told)
+
+
+def test_the_keys_for_uyuni_are_in_the_one_file_that_goes_with_the_deployment():
+    keys = {"activation_key": "1-store", "management_key": "re-1-cafe"}
+    made = seed.documents(described(), 3, PRIVATE, PUBLIC, MASTER, keys)
+    files = yaml.safe_load(made["user-data"])["write_files"]
+    (holding,) = [file for file in files if "re-1-cafe" in file["content"]]
+    assert (holding["path"], holding["permissions"]) == (
+        f"/etc/salt/{seed.BOOTSTRAP_CONFIG}",
+        "0600",
+    )
+    assert json.loads(holding["content"])["grains"] == {"susemanager": keys}
+    plain = {path: mode for path, (mode, _) in written().items()}
+    assert plain[f"/etc/salt/{seed.BOOTSTRAP_CONFIG}"] == "0644"
+    assert "susemanager" not in documents()["user-data"]

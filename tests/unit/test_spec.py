@@ -77,6 +77,8 @@ def test_what_the_pillar_leaves_out_has_the_documented_default():
         ],
         "master": "salt.example.com",
         "minion": "salt-minion",
+        "registration": "keep",
+        "system_groups": [],
         "admission": "autosign",
         "start": {"attempts": 5, "backoff_s": [2, 4, 8, 16, 30], "steady_s": 20},
         "verify": [],
@@ -106,6 +108,8 @@ def test_what_the_pillar_says_is_in_the_spec():
         ],
         "master": "192.0.2.1",
         "minion": "venv-salt-minion",
+        "registration": "reactivation",
+        "system_groups": ["stores"],
         "admission": "pinned",
         "start": {"attempts": 1, "backoff_s": [0], "steady_s": 0},
         "verify": [{"tcp": 22}, {"service": "sshd"}, {"command": "test -e /etc/salt"}],
@@ -114,6 +118,8 @@ def test_what_the_pillar_says_is_in_the_spec():
     expected = copy.deepcopy(said)
     expected["interfaces"][1] |= {"source": None, "gateway": None, "dns": []}
     assert spec.from_pillar(said, "hv-0815").as_dict() == expected
+    key = {"activation_key": "1-store"}
+    assert spec.from_pillar(said | key, "hv-0815").as_dict() == expected, "it is in no record"
 
 
 @pytest.mark.parametrize("given", [{}, {"interfaces": [STATIC], "verify": [{"tcp": 22}]}], ids=str)

@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import uyuni_page
 import yaml
 from tests import uyuni_forms
-from uyuni_page import NotSaved
+from tests.uyuni import page as uyuni_page
+from tests.uyuni.page import NotSaved
 
 from storemaster.deployment import fields, spec
 
@@ -124,27 +124,14 @@ def read(*data):
     return spec.from_pillar(pillar(*data), "hv-0417")
 
 
-def on_page(form, filled, *layers, samples=False):
-    """
-    Fill in a page that begins with ``layers``, and save it; return what is stored.
-
-    samples
-        Whether the items that it shows without a name are left there.
-    """
-    page = uyuni_page.recursed(uyuni_page.shown(form, *layers), filled)
-    for key in () if samples else ("data_disks", "interfaces"):
-        page[key].pop("", None)
-    return uyuni_page.through_json(uyuni_page.stored(uyuni_page.saved(form, page)))
-
-
 def example(formula):
     return yaml.safe_load((FOLDER / formula / "pillar.example").read_text())["store_server"]
 
 
 def test_the_examples_together_describe_a_store():
     both = uyuni_page.recursed(example("store-defaults"), example("store-server"))
-    group = on_page(DEFAULTS, example("store-defaults"))
-    own = on_page(SERVER, example("store-server"))
+    group = uyuni_page.on_page(DEFAULTS, example("store-defaults"))
+    own = uyuni_page.on_page(SERVER, example("store-server"))
     assert read(group, None, own) == spec.from_pillar(both, "hv-0417")
 
 
@@ -158,56 +145,66 @@ LEAST = {
 @pytest.mark.parametrize("lacks", ["master", "image"])
 def test_a_page_without_what_every_store_needs_is_not_saved(lacks):
     with pytest.raises(NotSaved, match=f"{lacks}.* is required"):
-        on_page(DEFAULTS, {key: value for key, value in LEAST.items() if key != lacks})
+        uyuni_page.on_page(DEFAULTS, {key: value for key, value in LEAST.items() if key != lacks})
     with pytest.raises(NotSaved, match="store is required"):
-        on_page(SERVER, {})
+        uyuni_page.on_page(SERVER, {})
 
 
 def test_what_only_the_group_says_still_counts_after_a_stores_page_was_saved():
     """A system's page saves all that it shows."""
-    own = on_page(SERVER, {"store": "0417"})
+    own = uyuni_page.on_page(SERVER, {"store": "0417"})
     for cpus in (8, 4):
-        group = on_page(DEFAULTS, {**LEAST, "cpus": cpus, "data_disks": {"d": {"size_gib": 7}}})
-        again = on_page(SERVER, {}, own)
+        group = uyuni_page.on_page(
+            DEFAULTS, {**LEAST, "cpus": cpus, "data_disks": {"d": {"size_gib": 7}}}
+        )
+        again = uyuni_page.on_page(SERVER, {}, own)
         found = read(group, None, again)
         assert (found.cpus, found.data_disks[0].size_gib) == (cpus, 7)
 
 
 def test_what_the_store_says_counts_more_until_it_is_emptied():
-    group = on_page(DEFAULTS, {**LEAST, "cpus": 8})
-    own = on_page(SERVER, {"store": "0417", "cpus": 2, "hostname": "kasse.example.com"})
+    group = uyuni_page.on_page(DEFAULTS, {**LEAST, "cpus": 8})
+    own = uyuni_page.on_page(SERVER, {"store": "0417", "cpus": 2, "hostname": "kasse.example.com"})
     found = read(group, None, own)
     assert (found.cpus, found.hostname) == (2, "kasse.example.com")
-    emptied = on_page(SERVER, {"cpus": "", "hostname": ""}, own)
+    emptied = uyuni_page.on_page(SERVER, {"cpus": "", "hostname": ""}, own)
     found = read(group, None, emptied)
     assert (found.cpus, found.hostname) == (8, "store-0417")
 
 
 def test_a_number_that_is_emptied_for_the_group_has_its_default_again():
-    group = on_page(DEFAULTS, {**LEAST, "start": {"steady_s": 0}, "timeouts": {"booting": 60}})
-    own = on_page(SERVER, {"store": "0417"})
+    group = uyuni_page.on_page(
+        DEFAULTS, {**LEAST, "start": {"steady_s": 0}, "timeouts": {"booting": 60}}
+    )
+    own = uyuni_page.on_page(SERVER, {"store": "0417"})
     found = read(group, None, own)
     assert (found.start.steady_s, found.timeouts) == (0, {"booting": 60})
-    emptied = on_page(DEFAULTS, {"start": {"steady_s": ""}, "timeouts": {"booting": ""}}, group)
+    emptied = uyuni_page.on_page(
+        DEFAULTS, {"start": {"steady_s": ""}, "timeouts": {"booting": ""}}, group
+    )
     found = read(emptied, None, own)
     assert (found.start.steady_s, found.timeouts) == (20, {})
 
 
 def test_the_sample_that_a_list_shows_is_no_probe():
-    group = on_page(DEFAULTS, {**LEAST, "verify": {"tcp": [""], "service": ["sshd", ""]}})
-    own = on_page(SERVER, {"store": "0417", "interfaces": {"eth0": {"dns": [""]}}})
+    group = uyuni_page.on_page(
+        DEFAULTS, {**LEAST, "verify": {"tcp": [""], "service": ["sshd", ""]}}
+    )
+    own = uyuni_page.on_page(SERVER, {"store": "0417", "interfaces": {"eth0": {"dns": [""]}}})
     assert read(group, None, own).verify == ({"service": "sshd"},)
 
 
 @pytest.mark.parametrize(("form", "filled"), [(DEFAULTS, LEAST), (SERVER, {"store": "0417"})])
 def test_a_page_with_an_item_without_a_name_is_not_saved(form, filled):
     with pytest.raises(NotSaved, match="has an item without a name"):
-        on_page(form, filled, samples=True)
+        uyuni_page.on_page(form, filled, samples=True)
 
 
 def test_a_group_whose_page_says_only_what_it_must_has_stores():
     needed = {key: value for key, value in LEAST.items() if key != "interfaces"}
-    found = read(on_page(DEFAULTS, needed), None, on_page(SERVER, {"store": "0417"}))
+    found = read(
+        uyuni_page.on_page(DEFAULTS, needed), None, uyuni_page.on_page(SERVER, {"store": "0417"})
+    )
     assert (found.interfaces[0].source, found.minion) == ("br0", "venv-salt-minion")
 
 
@@ -226,6 +223,8 @@ TEXTS = {
     "dns": ("10.4.17.1", "9.9.9.9"),
     "service": ("sshd", "salt-minion"),
     "command": ("true", "test -e /x"),
+    "activation_key": ("1-store", "2-till"),
+    "system_groups": ("stores", "north"),
 }
 
 
@@ -283,7 +282,10 @@ def test_what_is_filled_in_saved_opened_again_and_merged_is_what_was_meant(seed)
         card = {key: value for key, value in card.items() if key not in ("gateway", "dns")}
     own["interfaces"] = {"eth0": card}
     expected = spec.from_pillar(meant(shared, own), "hv-0417")
-    group, system = on_page(DEFAULTS, shared), on_page(SERVER, own)
+    group, system = uyuni_page.on_page(DEFAULTS, shared), uyuni_page.on_page(SERVER, own)
     for _ in range(2):
         assert read(group, None, system) == expected
-        group, system = on_page(DEFAULTS, {}, group), on_page(SERVER, {}, system)
+        group, system = (
+            uyuni_page.on_page(DEFAULTS, {}, group),
+            uyuni_page.on_page(SERVER, {}, system),
+        )

@@ -142,6 +142,8 @@ class Evidence:
     """What was left when the new server was removed."""
     data_disks: bool | None = field(default=None, metadata=SHOWN)
     """Whether the data disks are to be removed, too."""
+    leaves_uyuni: bool | None = field(default=None, metadata=SHOWN)
+    """Whether Uyuni is to forget the store's server."""
     removed: Facts | None = field(default=None, metadata=SHOWN | FORGOTTEN)
     """What was left when all servers of the store were removed."""
     retired: Facts | None = field(default=None, metadata=SHOWN)

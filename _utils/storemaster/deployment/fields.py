@@ -10,6 +10,7 @@ of the spec.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -368,6 +369,29 @@ TABLE = (
         next(iter(CONFIG)),
         SHARED,
         "which minion is in the image; the latter is the Salt Bundle's",
+    ),
+    Field(
+        "registration",
+        choice("keep", "reactivation", "profile_first"),
+        "keep",
+        SHARED,
+        "what a server is to Uyuni: see [its profile](uyuni.md#the-profile-of-a-store-server)",
+    ),
+    Field(
+        "activation_key",
+        dataclasses.replace(
+            text("up to 256 letters, digits, . _ -", formats.ACTIVATION_KEY), secret=True
+        ),
+        None,
+        SHARED,
+        "Uyuni's, for a server that it is to register; not with `registration` keep",
+    ),
+    Field(
+        "system_groups",
+        several("a list of names", text("a name", formats.LIBVIRT_NAME)),
+        (),
+        SHARED,
+        "Uyuni's, for a profile that is made in advance",
     ),
     Field(
         "admission",

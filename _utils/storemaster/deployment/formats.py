@@ -33,6 +33,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 LIBVIRT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.-]{0,126}[A-Za-z0-9_.-])?")
 """Names of libvirt's pools and networks."""
 
+ACTIVATION_KEY = re.compile(r"[A-Za-z0-9._-]{1,256}")
+
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 SERVICE = re.compile(r"[A-Za-z0-9@._-]{1,128}")
 SHA256 = re.compile(r"[0-9a-f]{64}")

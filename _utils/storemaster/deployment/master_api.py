@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from storemaster.deployment.record import Record
 
 ACCEPTED = "accepted"
 
@@ -84,6 +87,20 @@ class MasterApi(Protocol):
 
     def secret(self, minion: str, public_key: str) -> str:
         """Return the secret that the minion with that key seals its reports with."""
+
+    def arrange_registration(self, record: Record) -> None:
+        """
+        Have Uyuni be ready for the guest, beside the step that asks.
+
+        Raises :class:`storemaster.deployment.step_context.Waiting` as long as it is not, and
+        :class:`storelib.errors.Fault` if Uyuni refuses.
+        """
+
+    def end_registration(self, record: Record) -> None:
+        """Have Uyuni forget the store's server; otherwise as :meth:`arrange_registration`."""
+
+    def forget_registration(self, record: Record) -> None:
+        """Delete what was kept of it: its keys are of no use any more."""
 
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire an event on the master's bus."""

@@ -126,6 +126,12 @@ class Record:
         return self.evidence.last_outage_s if this is None else this
 
     @property
+    def is_new(self) -> bool:
+        """Whether its server has its first states still before it, which reboot it."""
+        booted = len(self.evidence.boot_ids or ())
+        return bool(self.evidence.public_key) and booted < 2 and self.state != "deployed"
+
+    @property
     def active(self) -> bool:
         """Whether the deployment moves by itself."""
         return self.state in lifecycle.ACTIVE

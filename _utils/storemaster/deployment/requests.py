@@ -88,13 +88,17 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
     return transition.enter(ledger, record, new, "rollback", "deploy.rollback")
 
 
-def retire(ledger: Ledger, now: float, record: Record, data_disks: bool = False) -> Record:
-    """Begin to remove the store's servers for good, set-aside ones too."""
+def retire(
+    ledger: Ledger, now: float, record: Record, data_disks: bool = False, uyuni: bool = False
+) -> Record:
+    """Begin to remove the store's servers for good, set-aside ones too, and in Uyuni if wanted."""
     state = lifecycle.RETIRING.name
     verbs.retire(record)
     leaving = transition.moved(
         *(record, state, "retire", now),
-        evidence=dataclasses.replace(record.evidence.kept(), data_disks=data_disks),
+        evidence=dataclasses.replace(
+            record.evidence.kept(), data_disks=data_disks, leaves_uyuni=uyuni
+        ),
         # A removal for good is a deployment of its own: no order of the one before outlives it.
         deployment=orders.new_id(record.generation),
         attempt=1,

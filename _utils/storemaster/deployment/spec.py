@@ -58,9 +58,18 @@ class Start:
     steady_s: int
 
 
+LEFT_OUT = ("guest_pillar", "activation_key")
+"""Keys of the pillar that are no part of a spec."""
+
+
 @dataclass(frozen=True)
 class StoreSpec:
-    """A store server, fully described. ``guest_pillar`` is not part of it: see the ext_pillar."""
+    """
+    A store server, fully described.
+
+    Not part of it are ``guest_pillar`` (see the ext_pillar) and ``activation_key``, which is read
+    where the seed is made: what is in a spec is in records and jobs.
+    """
 
     store: str
     minion_id: str
@@ -79,6 +88,8 @@ class StoreSpec:
     interfaces: tuple[Interface, ...]
     master: str
     minion: str
+    registration: str
+    system_groups: tuple[str, ...]
     admission: str
     start: Start
     verify: tuple[dict[str, Any], ...]
@@ -167,10 +178,11 @@ def guest_pillar(pillar: object) -> dict[str, Any]:
 def _values(read: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a spec from what was read by the table."""
     return {
-        **{key: value for key, value in read.items() if key != "guest_pillar"},
+        **{key: value for key, value in read.items() if key not in LEFT_OUT},
         "image": Image(**read["image"]),
         "data_disks": tuple(DataDisk(**each) for each in read["data_disks"] or ()),
         "interfaces": tuple(Interface(**each) for each in read["interfaces"] or ()),
+        "system_groups": tuple(read["system_groups"] or ()),
         "start": Start(**read["start"]),
         "verify": tuple(map(_given, read["verify"] or ())),
         "timeouts": _given(read["timeouts"]),

@@ -36,6 +36,7 @@ from storemaster.master import (
     keys,
     serving,
     settings,
+    uyuni_pillar,
 )
 from storemaster.master import hypervisors as hypervisor_checks
 from storemaster.master.config_files import RESTART
@@ -78,7 +79,7 @@ def faults(opts: dict, hypervisors: object, tell: hypervisor_checks.Tell) -> lis
     opts = {**opts, "store_deploy": {key: told for key, told in usable if str(key) not in wrong}}
     checks = (
         *(configuration.faults, _configuration, _reactors, _running, serving.faults),
-        *(_state_dir, autosign),
+        *(_state_dir, autosign, uyuni_pillar.faults),
     )
     found: list[dict[str, Any]] = [
         {"fault": fault, "mend": mend}

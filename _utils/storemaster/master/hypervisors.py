@@ -17,7 +17,7 @@ from storelib import __version__
 from storelib.errors import SpecError
 from storemaster.deployment.master_api import ACCEPTED
 from storemaster.deployment.spec import from_pillar
-from storemaster.master import heartbeat, keys, salt_master, serving
+from storemaster.master import heartbeat, keys, salt_master, serving, uyuni_pillar
 from storemaster.master.config_files import RESTART
 from storemaster.master.configuration import Fault
 
@@ -218,6 +218,7 @@ def _pillars(
             if data is None:
                 yield name, ("its pillar has no store_server", "describe its store there")
             else:
-                from_pillar(data, name)
+                spec = from_pillar(data, name)
+                yield from ((name, each) for each in uyuni_pillar.wrong(opts, spec, data))
         except SpecError as err:
             yield name, (err.reason, err.hint)

@@ -223,7 +223,7 @@ def change(opts: dict, store: str, verb: Callable[[Ledger, float, Record], Recor
     raise Refused(f"store {store} changes too fast", "try again")
 
 
-def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
+def would_retire(opts: dict, store: str, data_disks: bool, uyuni: bool = False) -> dict[str, Any]:
     """Say what the retiring of a store would remove; touch nothing."""
     with open_ledger(opts) as ledger, open_master(opts) as master:
         record = found(ledger, store)
@@ -243,6 +243,7 @@ def would_retire(opts: dict, store: str, data_disks: bool) -> dict[str, Any]:
                 "would_remove": asking.things(facts["found"]),
                 "would_keep": asking.things(facts["kept"]),
                 "keys": sorted(master.keys(record.minion_id)),
+                "uyuni": uyuni,
             }
 
 

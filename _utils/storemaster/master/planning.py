@@ -27,7 +27,14 @@ from storemaster.deployment.spec import StoreSpec, from_pillar
 from storemaster.deployment.step_context import Behind, Waiting
 from storemaster.deployment.steps import installing
 from storemaster.deployment.views import Plan, Told
-from storemaster.master import asking, doctor, operator_requests, settings
+from storemaster.master import (
+    asking,
+    doctor,
+    operator_requests,
+    registration,
+    settings,
+    uyuni_pillar,
+)
 from storemaster.master.salt_master import SaltMaster
 
 NO_SHA256 = "0" * 64
@@ -44,7 +51,7 @@ def plan(
         operator_requests.open_master(opts) as master,
     ):
         record, wrong = ledger.get(store), list[Told]()
-        read = functools.partial(_read, wrong)
+        read = functools.partial(_read, opts, wrong)
         refused = functools.partial(requests.refusals, ledger, time.time(), record, store)
         try:
             spec, name = operator_requests.wanted(opts, ledger, store, hypervisor, read)
@@ -78,6 +85,7 @@ def plan(
             *wrong,
             *there,
             *_twins(master, new, others, answers),
+            *registration.faults(opts, spec),
             *(doctor.autosign(opts) if spec.admission == "autosign" else ()),
         ]
         return Plan(
@@ -97,11 +105,13 @@ def _told(err: StoreDeployError) -> Told:
     return err.reason, err.hint
 
 
-def _read(wrong: list[Told], pillar: object, hypervisor: str) -> StoreSpec:
+def _read(opts: dict, wrong: list[Told], pillar: object, hypervisor: str) -> StoreSpec:
     """Read a spec; a checksum that is none is noted as wrong, and hides nothing else."""
     wrong.clear()
     try:
-        return from_pillar(pillar, hypervisor)
+        spec = from_pillar(pillar, hypervisor)
+        wrong.extend(uyuni_pillar.wrong(opts, spec, pillar))
+        return spec
     except SpecError as err:
         image = pillar.get("image") if isinstance(pillar, Mapping) else None
         if isinstance(pillar, Mapping) and isinstance(image, Mapping):

@@ -27,8 +27,9 @@ import salt.utils.url
 from storelib import files, seal
 from storelib.errors import PillarError
 from storemaster.deployment.master_api import Returned
+from storemaster.deployment.record import Record
 from storemaster.deployment.step_context import Unheard
-from storemaster.master import keys, pillar_cache, settings
+from storemaster.master import keys, pillar_cache, registration, settings, uyuni_pillar
 
 PUBLISH_TIMEOUT_S = 10
 """How long the master may take to accept a job."""
@@ -206,6 +207,21 @@ class SaltMaster:
         """Derive the minion's secret from the master's own."""
         return seal.secret(settings.root_secret(self.opts), minion, public_key)
 
+    def arrange_registration(self, record: Record) -> None:
+        """Have it done by a thread of its own."""
+        registration.done(self.opts, record, registration.arranged)
+
+    def end_registration(self, record: Record) -> None:
+        """Have it done by a thread of its own."""
+        registration.done(self.opts, record, registration.ended)
+
+    def forget_registration(self, record: Record) -> None:
+        """Delete the file, and have the hypervisor ask for a pillar without it."""
+        if registration.forget(self.opts, record):
+            # Salt keeps of each minion the last pillar that it has compiled for it.
+            with contextlib.suppress(Unheard):
+                self.publish(self.new_jid(), record.hypervisor, "saltutil.refresh_pillar", {})
+
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire on the master's own bus."""
         if not self._bus.fire_event(dict(data), tag):
@@ -222,7 +238,7 @@ def store_server(
         ``saltenv`` and ``pillarenv`` of the minion, which gets the pillar of these. Default: what
         it told under seal, or else those of a minion that sets none.
 
-    Raises :class:`PillarError` if the pillar does not compile.
+    Raises :class:`PillarError` if the pillar does not compile, or Uyuni does not give its part.
     """
     _, grains, _ = salt.utils.minions.get_minion_data(hypervisor, opts)
     known = _noted(opts, hypervisor) if environment is None else environment
@@ -236,6 +252,7 @@ def store_server(
         pillarenv=str(pillarenv) if pillarenv else None,
     )
     data = pillar.compile_pillar()
+    uyuni_pillar.refuse(opts, hypervisor, data)
     if data.get("_errors"):
         raise PillarError(
             f"the pillar of {hypervisor} does not compile: {'; '.join(map(str, data['_errors']))}",

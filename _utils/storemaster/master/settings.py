@@ -34,6 +34,25 @@ def _is_template(value: object) -> bool:
     return filled != value and bool(MINION_ID.fullmatch(filled))
 
 
+UYUNI = ("url", "user", "password_file", "password", "ca_file")
+
+
+def _is_uyuni(value: object) -> bool:
+    if not isinstance(value, dict) or not set(value) <= set(UYUNI):
+        return False
+    texts = all(isinstance(each, str) and each.isprintable() for each in value.values())
+    once = ("password" in value) != ("password_file" in value)
+    return (
+        texts
+        and once
+        and value.get("url", "").startswith("https://")
+        and bool(value.get("user"))
+        # Never the password itself, which the whole configuration would show.
+        and value.get("password", "sdb://").startswith("sdb://")
+        and all(value.get(key, "/").startswith("/") for key in ("password_file", "ca_file"))
+    )
+
+
 SETTINGS = {
     "hypervisor_id": Setting(_is_template, "a minion ID with {store} in it, such as hv-{store}"),
     "max_active": Setting(
@@ -41,6 +60,11 @@ SETTINGS = {
         "a whole number, 1 or more",
     ),
     "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
+    "uyuni": Setting(
+        _is_uyuni,
+        "a mapping of url (https://HOST/rpc/api), user, and password_file (an absolute path) or "
+        "password (an sdb:// URI), with ca_file (an absolute path) if you like",
+    ),
 }
 
 
@@ -63,7 +87,9 @@ def _wrong(opts: dict) -> dict[str, str]:
         if key not in SETTINGS:
             found[str(key)] = f"store_deploy: {key} is no setting, allowed: {', '.join(SETTINGS)}"
         elif value is not None and not SETTINGS[key].good(value):
-            found[key] = f"store_deploy: {key} is {value!r}, allowed: {SETTINGS[key].allowed}"
+            # It may have a password in the wrong place.
+            shown = "wrong" if key == "uyuni" else repr(value)
+            found[key] = f"store_deploy: {key} is {shown}, allowed: {SETTINGS[key].allowed}"
     return found
 
 
@@ -128,6 +154,23 @@ def hypervisor_id(opts: dict, store: str) -> str | None:
     check(opts, "hypervisor_id")
     template = _settings(opts).get("hypervisor_id")
     return str(template).replace("{store}", store) if template else None
+
+
+def uyuni(opts: dict) -> dict[str, str]:
+    """Return how to log in to Uyuni's API; nothing if this master has none."""
+    check(opts, "uyuni")
+    return dict(_settings(opts).get("uyuni") or {})
+
+
+def known_uyuni(opts: dict) -> dict[str, str]:
+    """Return how to log in to Uyuni's API; raise :class:`Refused` if this master has none."""
+    told = uyuni(opts)
+    if not told:
+        raise Refused(
+            "no Uyuni is known to this master",
+            "write url, user and password_file under store_deploy:uyuni in its configuration",
+        )
+    return told
 
 
 def _settings(opts: dict) -> dict:

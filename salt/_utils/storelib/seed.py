@@ -31,6 +31,10 @@ BOOTSTRAP_CONFIGS = (BOOTSTRAP_CONFIG, "minion.d/90-store-deploy-bootstrap.conf"
 CONFIG_FILE = "minion.d/10-store-deploy.conf"
 """What stays; a file of the site's that sorts after it wins."""
 
+REGISTRATION_GRAIN = "susemanager"
+REGISTRATION_KEYS = {"activation_key", "management_key"}
+"""The grain with the keys by which Uyuni registers a system, and these."""
+
 FIRST_STATE = "provisioning_helper.firstboot"
 
 
@@ -40,6 +44,7 @@ def documents(
     private_key: str,
     public_key: str,
     master_public_key: str,
+    registration: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """
     Return the seed's documents as ``{file name: text}``.
@@ -52,6 +57,8 @@ def documents(
         The guest's key pair, PEM.
     master_public_key
         Public key of the only master that the guest may trust, PEM.
+    registration
+        The keys with which Uyuni knows the guest: ``activation_key``, ``management_key``.
     """
     meta = {
         "instance-id": f"{spec['minion_id']}-g{generation}",
@@ -60,7 +67,9 @@ def documents(
     user = {
         "hostname": spec["hostname"].partition(".")[0],
         "fqdn": spec["hostname"],
-        "write_files": _files(spec, generation, private_key, public_key, master_public_key),
+        "write_files": _files(
+            *(spec, generation, private_key, public_key, master_public_key, registration or {})
+        ),
     }
     # JSON is YAML, and has no quoting traps.
     return {
@@ -121,6 +130,7 @@ def _files(
     private_key: str,
     public_key: str,
     master_public_key: str,
+    registration: Mapping[str, str],
 ) -> list[dict[str, str]]:
     config = CONFIG[spec["minion"]]
     bootstrap = {
@@ -138,12 +148,15 @@ def _files(
         # No list, though Salt warns of that: it would be added to a list of the image's.
         "sls_list": FIRST_STATE,
     }
+    if registration:
+        # Where Uyuni looks; a key of its own is in no file that its states change.
+        until_then["grains"] = {REGISTRATION_GRAIN: dict(registration)}
     contents = {
         f"{config}/pki/minion/minion.pem": ("0400", private_key),
         f"{config}/pki/minion/minion.pub": ("0644", public_key),
         f"{config}/pki/minion/minion_master.pub": ("0644", master_public_key),
         f"{config}/{CONFIG_FILE}": ("0644", _json(stays)),
-        f"{config}/{BOOTSTRAP_CONFIG}": ("0644", _json(until_then)),
+        f"{config}/{BOOTSTRAP_CONFIG}": ("0600" if registration else "0644", _json(until_then)),
         BOOTSTRAP: ("0644", _json(bootstrap)),
         # Last: an image may start its minion as soon as there is an ID.
         f"{config}/minion_id": ("0644", spec["minion_id"]),

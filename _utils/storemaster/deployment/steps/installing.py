@@ -24,12 +24,15 @@ from storemaster.deployment.evidence import Facts, Found
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
 from storemaster.deployment.record import Record
-from storemaster.deployment.step_context import NotYet, StepContext, Waiting
+from storemaster.deployment.step_context import PILLAR_S, NotYet, StepContext, Waiting
 
 PROBE_TRIES = 5
 """How often the probes are run before a failing one fails the deployment."""
 
 PROBE_PAUSE_S = 10.0
+
+KEEP = "keep"
+"""Of a spec's ``registration``: nothing is done in Uyuni."""
 
 FRESH_S = 60.0
 """How long facts of a hypervisor are good for."""
@@ -76,6 +79,8 @@ def awaiting_hypervisor(context: StepContext) -> Found:
         raise Fault(f"{name}: {'; '.join(faults)}", f"mend it, then: {anew}")
     if faults:
         raise Waiting(f"{name}: {'; '.join(faults)}")
+    # As long as it takes: nothing is touched by then.
+    _known_to_uyuni(context)
     return {
         "look": look,
         "sufficed_at": context.moment,
@@ -83,6 +88,12 @@ def awaiting_hypervisor(context: StepContext) -> Found:
             key: facts[key] for key in ("machine_id", "boot_id", "virt_type", "libvirt", "marker")
         },
     }
+
+
+def _known_to_uyuni(context: StepContext) -> None:
+    """Wait until Uyuni is ready for the guest."""
+    if context.spec.get("registration", KEEP) != KEEP:
+        context.master.arrange_registration(context.record)
 
 
 def unknown_server(ledger: Ledger, record: Record, facts: dict[str, Any]) -> list[str]:
@@ -278,7 +289,15 @@ def rebooting(context: StepContext) -> Found:
 
 def configuring(context: StepContext) -> Found:
     """Over when the highstate held."""
-    return {"highstate": jobs.in_guest(context, "highstate").facts}
+    return {"highstate": _highstate(context)}
+
+
+def _highstate(context: StepContext, **test: bool) -> Facts:
+    """Have it applied or tested; again, as long as its pillar is one with errors."""
+    answer = jobs.try_in_guest(context, "highstate", **test)
+    if answer.facts.get("not_yet"):
+        raise Waiting(answer.error, PILLAR_S)
+    return jobs.good(context, answer).facts
 
 
 def restarting(context: StepContext) -> Found:
@@ -308,7 +327,7 @@ def _boots(context: StepContext, facts: Facts, wanted: int) -> Found:
 def verifying(context: StepContext) -> Found:
     """Over when no state would fail and all probes pass."""
     # In this order: what has just been started needs its time.
-    context.once("highstate_test", lambda: jobs.in_guest(context, "highstate", test=True).facts)
+    context.once("highstate_test", lambda: _highstate(context, test=True))
     rests_s = context.left_s(context.evidence.probe_again_at)
     if rests_s > 0:
         # Whoever rang meanwhile.
@@ -329,11 +348,17 @@ def verifying(context: StepContext) -> Found:
 
 def finishing(context: StepContext) -> Found:
     """Over when seed and bootstrap data were read back as gone."""
-    left = context.once("cleaned", lambda: jobs.in_guest(context, "cleanup").facts)["left"]
+    cleaned = context.once("cleaned", lambda: jobs.in_guest(context, "cleanup").facts)
+    left = cleaned["left"]
+    if registered := context.spec.get("registration", KEEP) != KEEP:
+        # What a guest has that we gave it no keys is its own.
+        left += [f"{key} in the grain susemanager" for key in cleaned["registration"]]
     if left:
         raise Fault(
             f"bootstrap data is still in {context.record.minion_id}: {', '.join(left)}",
             "remove it there by hand",
         )
+    if registered:
+        context.master.forget_registration(context.record)
     facts = jobs.on_hypervisor(context, "finish").facts
     return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}

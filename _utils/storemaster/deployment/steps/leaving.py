@@ -29,6 +29,7 @@ def cancelling(context: StepContext) -> Found:
         context.once("discarded", lambda: _gone(context, lambda: _discarded(context)))
     # What still ran has called again.
     admission.lock_out(context)
+    context.master.forget_registration(record)
     return {}
 
 
@@ -75,4 +76,7 @@ def retiring(context: StepContext) -> Found:
     data_disks = bool(record.evidence.data_disks)
     facts = context.once("removed", lambda: _gone(context, lambda: _retired(context, data_disks)))
     master.purge_key(record.minion_id)
+    if record.evidence.leaves_uyuni:
+        master.end_registration(record)
+    master.forget_registration(record)
     return {"retired": {key: facts[key] for key in ("removed", "kept")}}

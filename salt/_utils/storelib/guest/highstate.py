@@ -14,6 +14,12 @@ from storelib.guest.minion import Facts, Minion
 COMMENT_LENGTH = 500
 """How much of a state's or a command's own words is told."""
 
+NOT_YET = ("Pillar failed to render", "packages.packages_")
+"""
+Part of Salt's words for what comes by itself: a pillar that somebody is at work on, or a part of
+which is not to be had; on Uyuni a state of the minion's own, written when it is registered.
+"""
+
 
 def apply(minion: Minion, test: bool) -> Facts:
     """Apply the highstate, or only test it, and return a summary."""
@@ -24,7 +30,7 @@ def apply(minion: Minion, test: bool) -> Facts:
     os.sync()
     if facts["errors"]:
         raise Fault(
-            f"the highstate did not run: {facts['errors'][0]}",
+            f"the highstate did not run: {' '.join(facts['errors'][:2])}",
             "mend the states or pillar that it names",
             facts,
         )
@@ -69,4 +75,5 @@ def _summary(returned: Any) -> Facts:
         ],
         "would_change": [state_id for state_id, chunk in named if chunk["result"] is None],
         "errors": errors,
+        "not_yet": any(words in error for error in errors for words in NOT_YET),
     }

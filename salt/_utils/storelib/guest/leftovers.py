@@ -54,7 +54,16 @@ def cleanup(minion: Minion) -> Facts:
             "remove these paths in the guest by hand",
             {"left": left},
         )
-    return {"left": left}
+    return {"left": left, "registration": _registration(minion)}
+
+
+def _registration(minion: Minion) -> list[str]:
+    """Return which keys for Uyuni the minion still has, once the file that had them is gone."""
+    if seed.REGISTRATION_GRAIN not in minion.grains:
+        # To load them anew takes seconds.
+        return []
+    known = minion.fresh_grains().get(seed.REGISTRATION_GRAIN)
+    return sorted(seed.REGISTRATION_KEYS & set(known if isinstance(known, dict) else ()))
 
 
 def clean() -> list[str]:

@@ -41,6 +41,12 @@ class Minion:
     ``state.apply`` does, of one that does not compile a list of errors.
     """
 
+    grains: Mapping[str, Any]
+    """Its grains, as they were when it started or last refreshed them."""
+
+    fresh_grains: Callable[[], Mapping[str, Any]]
+    """Has it refresh them, and returns them as they are now."""
+
     addresses: Callable[[], list[str]]
     addresses6: Callable[[], list[str]]
 

@@ -46,6 +46,9 @@ class Host:
     key_bits: int
     """Size of the key pair that a guest is given."""
 
+    registration: Callable[[], Mapping[str, str]]
+    """Asks the master for the keys with which Uyuni is to register the guest."""
+
     environment: Mapping[str, str]
     """In which environments this minion asks for states and pillar; empty for Salt's."""
 

@@ -29,6 +29,9 @@ from storelib.hypervisor import (
 from storelib.hypervisor.host import Facts, Host, Order, Spec
 from storelib.hypervisor.place import Place, folder, write
 
+KEEP = "keep"
+"""Of a spec's ``registration``: the seed says nothing of Uyuni."""
+
 STAGING_S = 45 * 60
 """How long a deployment waits for its image, unless the spec says otherwise."""
 
@@ -100,7 +103,7 @@ def _prepared(
         return _init(host, connection, arguments)
 
     try:
-        public = preparation.make(prepared, place, spec, note, host.key_bits, master_public_key)
+        public = _made(host, place, spec, note, master_public_key)
         made = time.monotonic()
         preparation.tried(connection, spec, prepared, note, public, define)
         tried = time.monotonic()
@@ -111,6 +114,17 @@ def _prepared(
         preparation.untried(connection, spec, prepared)
         raise
     return public, {"check": round(checked - began, 2), "trial": round(tried - made, 2)}
+
+
+def _made(
+    host: Host, place: Place, spec: Spec, note: preparation.Note, master_public_key: str
+) -> str:
+    """Make disks, key pair and seed, with the keys for Uyuni that the pillar has by now."""
+    wanted = spec.get("registration", KEEP) != KEEP
+    return preparation.make(
+        *(preparation.of(place), place, spec, note, host.key_bits, master_public_key),
+        host.registration() if wanted else {},
+    )
 
 
 def define(host: Host, spec: Spec, generation: int, order: Order, master_public_key: str) -> Facts:
@@ -152,7 +166,7 @@ def define(host: Host, spec: Spec, generation: int, order: Order, master_public_
             # What is in the place is this deployment's, as the intent says, and has never run.
             place.disk.unlink(missing_ok=True)
             seed_iso.remove_seed(place)
-            public = preparation.make(prepared, place, spec, note, host.key_bits, master_public_key)
+            public = _made(host, place, spec, note, master_public_key)
             preparation.made(prepared, note, public)
         preparation.moved(prepared, place, spec)
         # Of a deployment that began before an update, none may be prepared.

@@ -101,6 +101,7 @@ def make(
     note: Note,
     bits: int,
     master_public_key: str,
+    registration: Mapping[str, str],
 ) -> str:
     """Make disks, key pair and seed, and return the public key; the private one is in the seed."""
     swept(prepared)
@@ -116,7 +117,7 @@ def make(
     disks.clone(prepared.image, prepared.disk, spec["disk_gib"], spec["clone"])
     private, public = seed_iso.key_pair(bits)
     generation = note["generation"]
-    documents = seed.documents(spec, generation, private, public, master_public_key)
+    documents = seed.documents(spec, generation, private, public, master_public_key, registration)
     seed_iso.write_seed(prepared, documents)
     return public
 

@@ -139,3 +139,16 @@ def recursed(one, other):
 
 def through_json(value):
     return json.loads(json.dumps(value))
+
+
+def on_page(form, filled, *layers, samples=False):
+    """
+    Fill in a page that begins with ``layers``, and save it; return what is stored.
+
+    samples
+        Whether the items that it shows without a name are left there.
+    """
+    fields = recursed(shown(form, *layers), filled)
+    for key in () if samples else ("data_disks", "interfaces"):
+        fields[key].pop("", None)
+    return through_json(stored(saved(form, fields)))

@@ -1,0 +1,5 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+# A stand-in.
+mgr_channels:
+  test.nop

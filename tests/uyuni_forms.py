@@ -3,9 +3,8 @@
 """
 The field table of the pillar as two forms of Uyuni: one for all stores of a group, one for a store.
 
-They are two formulas with the same key ``store_server``, because a system's page saves all that it
-shows: what a store has of its group must not be on it. What each page leaves out, and why, is
-beside its fields. The syntax is Uyuni's (uyuni-docs, "Formulas with Forms").
+Which fields each has is in :mod:`storemaster.deployment.form_pages`. The syntax is Uyuni's
+(uyuni-docs, "Formulas with Forms").
 """
 
 import json
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from storemaster.deployment import fields, lifecycle
+from storemaster.deployment.form_pages import DEFAULTS, KEY, OTHER_DEFAULTS, SERVER, SHOWN, TIMEOUTS
 
 Form = dict[str, Any]
 
@@ -23,9 +23,6 @@ LICENCE = """\
 # SPDX-License-Identifier: Apache-2.0
 # Made from the field table: make diagram
 """
-KEY = "store_server"
-
-DEFAULTS, SERVER = "store-defaults", "store-server"
 FORMULAS = {
     DEFAULTS: {
         "description": "What the servers of all stores of a group have in common (store-deploy)",
@@ -41,37 +38,6 @@ FORMULAS = {
         "transactional": {"mode": "disabled"},
     },
 }
-
-TIMEOUTS = ("staging", "booting", "configuring", "verifying")
-"""Limits that depend on a site's links, disks and states; the others are in the pillar only."""
-
-SHOWN = {
-    DEFAULTS: (
-        *("image", "image.source", "image.sha256", "cpus", "memory_mib", "disk_gib", "pool"),
-        *("clone", "virt_type", "os_type", "firmware", "data_disks", "data_disks[].size_gib"),
-        *("interfaces", "interfaces[].type", "interfaces[].source", "master", "minion"),
-        *("registration", "activation_key", "system_groups"),
-        *("admission", "start", "start.attempts", "start.steady_s"),
-        *("verify", "verify[].tcp", "verify[].service", "verify[].command", "timeouts"),
-    ),
-    # No choice and no number of which 0 is one: those are saved whether they are filled in or not.
-    SERVER: (
-        *("store", "minion_id", "hostname", "auto_deploy", "image", "image.source", "image.sha256"),
-        *("cpus", "memory_mib", "disk_gib", "data_disks", "data_disks[].size_gib"),
-        *("interfaces", "interfaces[].source", "interfaces[].mac", "interfaces[].address"),
-        *("interfaces[].gateway", "interfaces[].dns"),
-    ),
-}
-"""The fields of each page. ``guest_pillar`` is on none: the guest is a system with its own page."""
-
-OTHER_DEFAULTS = {
-    (DEFAULTS, "minion"): "venv-salt-minion",
-    (DEFAULTS, "interfaces"): {"eth0": {"type": "bridge", "source": "br0"}},
-}
-"""
-Where a page begins otherwise than a pillar: Uyuni's highstate moves another minion to the Bundle;
-that a list is not given, a page cannot say.
-"""
 
 NEEDED = {DEFAULTS: ("image.source", "image.sha256", "master"), SERVER: ("store",)}
 """What no page may be saved without; a browser refuses 0 and false there, too."""

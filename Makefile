@@ -113,7 +113,7 @@ image: packages  ## build the Debian image of the Salt line, or find it unchange
 	@tests/lab/lab image
 
 diagram: packages  ## write what is made of lifecycle and field table: diagram, tables of the docs, schema, forms
-	@for file in README.md tests/README.md docs/operate.md docs/pillar.md pillar/store_server.schema.json \
+	@for file in README.md tests/README.md docs/operate.md docs/pillar.md docs/stores.md pillar/store_server.schema.json \
 		uyuni/store-defaults/form.yml uyuni/store-defaults/metadata.yml uyuni/store-defaults/pillar.example \
 		uyuni/store-server/form.yml uyuni/store-server/metadata.yml uyuni/store-server/pillar.example; \
 		do $(call venv,3008)/bin/python tests/diagram.py $$file; done

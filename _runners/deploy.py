@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from storelib.errors import Refused
 from storemaster.deployment import lifecycle, requests, tables, views
+from storemaster.deployment.store_list.rows import Faulty
 from storemaster.master import doctor as master_doctor
-from storemaster.master import operator_requests, planning, pump, settings, verb
+from storemaster.master import operator_requests, planning, pump, settings, store_lists, verb
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__func_alias__ = {"list_": "list"}
+__func_alias__ = {"list_": "list", "import_": "import"}
 
 
 def __init__(opts):
@@ -456,6 +457,68 @@ def adopt(store, hypervisor=None, apply=False):
     """
     verb.flags(apply=apply)
     return operator_requests.adopt(__opts__, store, hypervisor, apply)
+
+
+@verb.verb
+def import_(file, apply=False, target="pillar", folder=None, shared_networks=False):
+    """
+    Take stores from a list into the pillar or into Uyuni's forms.
+
+    Without ``apply`` it shows what is new, changed, unchanged and vanished, and writes nothing. The
+    whole list is checked before; with any fault in it nothing is written. It removes nothing: a
+    store that is not in the list is only shown.
+
+    file
+        A store list: CSV or YAML, by its name.
+
+    apply
+        Write what is new and changed.
+
+    target
+        ``pillar``: a file for each hypervisor. ``uyuni``: form data, groups and profiles.
+
+    folder
+        Folder of those files; default: ``stores`` in the master's pillar roots.
+
+    shared_networks
+        Stores may be in one network; otherwise that is taken for a mistake.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.import /root/stores.csv
+        salt-run deploy.import /root/stores.csv apply=True
+    """
+    verb.flags(apply=apply, shared_networks=shared_networks)
+    people = verb.read_by_people(__opts__)
+    try:
+        told = store_lists.import_(__opts__, file, apply, target, folder, shared_networks, _tell)
+    except Faulty as err:
+        told = [str(each) for each in err.faults]
+        faults = tables.list_faults(told) if people else [each.as_data() for each in err.faults]
+        return {"error": err.reason, "hint": err.hint, "faults": faults, "retcode": 1}
+    return tables.store_list(told) if people else told
+
+
+@verb.verb
+def export(file=None, target="pillar", folder=None):
+    """
+    Write what the pillar or Uyuni's forms say of the stores as a list that ``deploy.import`` reads.
+
+    file
+        CSV or YAML, by its name; it must not be there. Without it the list is the answer.
+
+    target, folder
+        As for ``deploy.import``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.export /root/stores.csv
+    """
+    return store_lists.export(__opts__, file, target, folder, _tell)
 
 
 @verb.verb

@@ -19,6 +19,7 @@ import pillar_schema
 import uyuni_forms
 
 from storemaster.deployment import fields, lifecycle
+from storemaster.deployment.store_list import columns
 from storemaster.deployment.times import lasting
 
 
@@ -46,6 +47,16 @@ def reference() -> str:
         for field in fields.TABLE
     ]
     return table(heads, rows)
+
+
+def list_columns() -> str:
+    """Return the columns of a store list as a Markdown table."""
+    rows = [(f"`{name}`", "", meaning) for name, meaning in columns.BESIDE.items()]
+    for name, field in columns.SHAPES.items():
+        one = field.kind.schema.get("items") is None
+        many = "several, each " if one and columns.several(field) else ""
+        rows.append((f"`{name}`", f"{many}{field.kind.allowed}", field.meaning))
+    return table(("column", "allowed", "meaning"), rows)
 
 
 def default(field: fields.Field) -> str:
@@ -83,6 +94,7 @@ def main(file: Path) -> None:
         "lifecycle": f"```mermaid\n{lifecycle.diagram()}\n```",
         "states": states(),
         "fields": reference(),
+        "columns": list_columns(),
         "budgets": table(("part", "budget", "seen", "where the time goes"), budgets.rows()),
     }
     for name, part in parts.items():

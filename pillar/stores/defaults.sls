@@ -11,9 +11,10 @@ store_server:
   memory_mib: 2048
   disk_gib: 20
   pool: /var/lib/libvirt/images
+  # By name, so that a store's own file can say the address alone; a list would be replaced as a whole.
   interfaces:
-    - {name: eth0, type: bridge, source: br0, address: dhcp}
+    eth0: {type: bridge, source: br0, address: dhcp}
   master: salt.example.com
   verify:
-    - {tcp: 22}
-    - {service: sshd}
+    tcp: [22]
+    service: [sshd]

@@ -5,7 +5,7 @@
 import pytest
 import salt._logging
 
-pytest.register_assert_rewrite("fake_master")
+pytest.register_assert_rewrite("fake_master", "store_lists")
 from fake_master import FakeMaster  # noqa: E402
 
 # It would print what was logged once more after pytest's last line.

@@ -126,7 +126,7 @@ def test_the_example_of_the_reference_is_accepted():
 
 
 MADE = [
-    *("README.md", "tests/README.md", "docs/operate.md", "docs/pillar.md"),
+    *("README.md", "tests/README.md", "docs/operate.md", "docs/pillar.md", "docs/stores.md"),
     "pillar/store_server.schema.json",
 ]
 

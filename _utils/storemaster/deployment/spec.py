@@ -151,11 +151,9 @@ def from_pillar(pillar: object, hypervisor: str) -> StoreSpec:
 
     Raises :class:`SpecError` that names every fault.
     """
-    reader = Reader()
-    values = _values(reader.mapping(pillar))
-    _agree(values, pillar, reader)
-    if reader.faults:
-        told = "; ".join(told for _, told in reader.faults)
+    values, faults = read(pillar)
+    if faults:
+        told = "; ".join(told for _, told in faults)
         raise SpecError(
             f"pillar store_server of {hypervisor} is wrong: {told}",
             f"mend the pillar, then try again; salt-run pillar.show_pillar {hypervisor} shows it",
@@ -167,6 +165,14 @@ def from_pillar(pillar: object, hypervisor: str) -> StoreSpec:
             "give the store server a minion ID of its own",
         )
     return spec
+
+
+def read(pillar: object) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the values of a spec, ``None`` where they are faulty, and each fault with its path."""
+    reader = Reader()
+    values = _values(reader.mapping(pillar))
+    _agree(values, pillar, reader)
+    return values, reader.faults
 
 
 def guest_pillar(pillar: object) -> dict[str, Any]:

@@ -31,6 +31,9 @@ UNDER_A_KEY = WIDTH - len("    ")
 COLUMN = UNDER_A_KEY - len("old server  ")
 """The same of a plan's second column."""
 
+SHOWN = 20
+"""Stores of one kind that are named of a list's."""
+
 TYPED = re.compile(
     r"(?:salt-run|salt-key|systemctl|virsh|qemu-img|losetup|chgrp|chmod|chown|rm|mv|cp|sed|kill) "
     r"|(?:salt|salt-call) \S+ \w+\.\w|(?:ln|install|df) -|\S+ -m pip "
@@ -106,6 +109,38 @@ def faults(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         more = [_wrapped("and: ", named, width)] if named else []
         rows.append("\n".join([_fault(each["fault"], each["mend"], width), *more]))
     return {"faults": rows or "none"}
+
+
+def store_list(told: dict[str, Any]) -> dict[str, Any]:
+    """Return what an import would change, or has changed, as people read it."""
+    rows = [("new", each) for each in _cut([_named(each) for each in told["new"]])]
+    rows += [("changed", each) for each in _cut([_change(each) for each in told["changed"]])]
+    rows += [("vanished", each) for each in _cut([_named(each) for each in told["vanished"]])]
+    rows += [
+        ("waiting", each) for each in _cut([f"{e['name']}: {e['why']}" for e in told["waiting"]])
+    ]
+    rows.append(("unchanged", f"{len(told['unchanged']):,}"))
+    return {"stores": _rows([*rows, ("written", told["said"])])}
+
+
+def _named(each: dict[str, Any]) -> str:
+    return f"{each['name']} ({each['store']})" if each["store"] else each["name"]
+
+
+def _change(each: dict[str, Any]) -> str:
+    differs = [f"{key} {of['is']} -> {of['becomes']}" for key, of in each["changes"].items()]
+    return f"{_named(each)}: {', '.join(differs)}"
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """Return the first of many lines, and say how many follow."""
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"and {more:,} more: --out=json names all"] if more > 0 else ())]
+
+
+def list_faults(told: Sequence[str]) -> list[str]:
+    """Return the faults of a store list as people read them."""
+    return [_wrapped("", each, UNDER_A_KEY - len("- ")) for each in told]
 
 
 def _fault(told: str, mend: str, width: int) -> str:

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A store list's file: from bytes to what it says."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from storelib.errors import Refused
+from storemaster.deployment.store_list import csv_file, yaml_file
+from storemaster.deployment.store_list.rows import StoreList
+
+LARGEST = 64 * 1024**2
+"""Bytes that a list may have; 10,000 stores are 2 MiB."""
+
+KINDS = {".csv": csv_file, ".tsv": csv_file, ".yaml": yaml_file, ".yml": yaml_file}
+
+
+def kind_of(path: Path) -> object:
+    """Return what reads and writes such a file. Raises :class:`Refused` if it is of no kind."""
+    if path.suffix.lower() not in KINDS:
+        raise Refused(
+            f"{path.name} is no store list by its name", f"allowed: a name in {', '.join(KINDS)}"
+        )
+    return KINDS[path.suffix.lower()]
+
+
+def read(path: Path) -> StoreList:
+    """Read a file. Raises :class:`Refused` if that cannot be done; faults in it are noted."""
+    kind = kind_of(path)
+    try:
+        if not path.is_file():
+            raise Refused(f"{path} is no file" if path.exists() else f"{path} is not there")
+        if path.stat().st_size > LARGEST:
+            raise Refused(f"{path} is larger than {LARGEST // 1024**2} MiB: that is no store list")
+        content = path.read_bytes()
+    except OSError as err:
+        raise Refused(f"{path} cannot be read: {err.strerror}") from err
+    if not content.strip():
+        raise Refused(f"{path} is empty", "name a store list; docs/stores.md says what it has")
+    if kind is csv_file:
+        return csv_file.read(_decoded(path, content, "cp1252"))
+    return yaml_file.read(_decoded(path, content))
+
+
+def _decoded(path: Path, content: bytes, else_: str = "") -> str:
+    """
+    Return the text of a file.
+
+    else_
+        What it is taken for if it is not UTF-8, as spreadsheets save it.
+    """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", else_):
+        if encoding:
+            try:
+                text = content.decode(encoding)
+            except UnicodeDecodeError as err:
+                line = content[: err.start].count(b"\n") + 1
+            else:
+                if "\0" not in text:
+                    return text
+                line = text[: text.index("\0")].count("\n") + 1
+    raise Refused(f"{path} is no text in line {line}", "save it as UTF-8, then try again")

@@ -507,7 +507,8 @@ def export(file=None, target="pillar", folder=None):
     Write what the pillar or Uyuni's forms say of the stores as a list that ``deploy.import`` reads.
 
     file
-        CSV or YAML, by its name; it must not be there. Without it the list is the answer.
+        CSV or YAML, by its name; it must not be there. Without it the list is the answer, but for
+        what ``guest_pillar`` has.
 
     target, folder
         As for ``deploy.import``.

@@ -188,7 +188,7 @@ SHAPES = {
     ),
     "a column without a name": (
         HEAD.replace("memory_mib", "") + GOOD,
-        ["line 2, column C: '4096' is in a column without a name"],
+        ["line 2, column C: a value is in a column without a name"],
     ),
     "a cell too many": (HEAD + "hv-1,0417,,,,x\n", ["line 2: 6 cells, where the first line has 5"]),
     "a cell too few": (HEAD + "hv-1,0417,\n", ["line 2: 3 cells, where the first line has 5"]),
@@ -399,11 +399,16 @@ def test_a_hardware_address_twice_is_told_also_where_one_of_them_was_derived(tol
     assert told(text) == [
         f"line {line}, column C: interfaces.eth0.mac {mac} is also in line 2" for line in (3, 4)
     ]
-    ids = ("00913", "02500")
-    text = "hypervisor,store\n" + "".join(f"h{n:05},{n:05}\n" for n in range(10000))
-    found = told(text)
-    assert found, "10,000 addresses of 24 bits: some are the same"
-    assert all("made of the store's ID, is also in line" in fault for fault in found), ids
+
+
+def test_two_ids_of_which_one_hardware_address_was_made_are_told(told):
+    """24 bits: of 10,000 stores a few have the same."""
+    (fault,) = told("hypervisor,store\na,4425\nb,5296\n")
+    mac = fields.default_mac("4425", "eth0")
+    assert fault == (
+        f"line 3: interfaces.eth0.mac {mac}, made of the store's ID, is also in line 2: give one "
+        "of them another"
+    )
 
 
 def test_stores_may_share_a_network_if_that_is_said(told):

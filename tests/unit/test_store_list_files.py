@@ -13,7 +13,14 @@ from store_lists import SHARED, a_list, anything, applied, generated, looked, nu
 
 from storelib.errors import Refused, StoreDeployError
 from storemaster.deployment import spec, tables
-from storemaster.deployment.store_list import columns, pillar_files, yaml_file
+from storemaster.deployment.store_list import (
+    checking,
+    columns,
+    pillar_files,
+    reading,
+    targets,
+    yaml_file,
+)
 from storemaster.deployment.store_list.pillar_files import PillarFiles
 from storemaster.master import store_lists as verbs
 
@@ -184,7 +191,6 @@ def test_a_groups_values_are_in_the_files_of_its_stores(tmp_path, target, folder
 
 def test_what_cannot_be_written_is_told_with_how_far_it_came(tmp_path, target, folder):
     path = a_list(tmp_path / "stores.csv", numbered(3))
-    (folder / ".hv-00001.yaml.in-the-way").mkdir()
     found, _ = looked(path, target)
     rows = [each.row for each in found.changes]
     (folder / "hv-00001.yaml").mkdir()
@@ -329,6 +335,14 @@ def test_what_was_said_wrongly_is_refused(said, tmp_path, given, message):
     path = str(a_list(tmp_path / "stores.csv", [{**ROW, **WHOLE}]))
     with pytest.raises(Refused, match=message):
         said(**{"file": path, **given})
+
+
+def test_long_work_tells_how_far_it_is(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(targets, "PAUSE_S", 0)
+    told = []
+    stores = reading.read(a_list(tmp_path / "stores.csv", numbered(3)))
+    checking.check(stores, PillarFiles(folder, SHARED), False, told.append)
+    assert told == ["checked: 1 of 3", "checked: 2 of 3", "checked: 3 of 3"]
 
 
 def test_two_imports_do_not_write_at_once(said, tmp_path):

@@ -17,7 +17,7 @@ import salt.utils.dictupdate
 from storelib import files
 from storelib.errors import PillarError, Refused
 from storemaster.deployment.store_list import checking, columns, comparing, pillar_files, reading
-from storemaster.deployment.store_list.comparing import Comparison
+from storemaster.deployment.store_list.comparing import SECRET, Comparison
 from storemaster.deployment.store_list.pillar_files import KEY, PillarFiles
 from storemaster.deployment.store_list.rows import Faulty, StoreList
 from storemaster.deployment.store_list.targets import Target, Tell
@@ -73,7 +73,7 @@ def export(opts: dict, file: object, target: str, folder: object, tell: Tell) ->
         )
     listed = [(row.beside, columns.flat(row.own)) for row in rows.values()]
     if not path:
-        return {"stores": [{**beside, **columns.nested(values)} for beside, values in listed]}
+        return {"stores": [{**beside, **_shown(values)} for beside, values in listed]}
     text = kind.written(listed)
     try:
         # A guest_pillar may hold secrets.
@@ -81,6 +81,12 @@ def export(opts: dict, file: object, target: str, folder: object, tell: Tell) ->
     except OSError as err:
         raise Refused(f"{path} cannot be written: {err.strerror}") from err
     return {"file": str(path), "stores": len(listed)}
+
+
+def _shown(values: dict[str, Any]) -> columns.Own:
+    """Return a store as an answer may have it, which Salt keeps, and shows on the bus."""
+    secret = columns.GUEST_PILLAR
+    return columns.nested({**values, secret: SECRET} if secret in values else values)
 
 
 def _path(name: str, value: object) -> Path:

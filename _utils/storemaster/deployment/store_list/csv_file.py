@@ -57,8 +57,8 @@ def read(text: str) -> StoreList:
             continue
         for number in [n for n in unnamed if cells[n].strip()]:
             unnamed.remove(number)
-            told = f"{shown(cells[number].strip())} is in a column without a name"
-            found.faults.append(Fault(told, Place(line, letter(number))))
+            place = Place(line, letter(number))
+            found.faults.append(Fault("a value is in a column without a name", place))
         found.rows.append(_row(line, cells, heads))
     if not found.rows and not found.faults:
         found.faults.append(Fault("no store follows the first line", Place(line)))

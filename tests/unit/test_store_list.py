@@ -139,8 +139,11 @@ def test_a_list_is_read_however_a_spreadsheet_saves_it(told, tmp_path, content):
 def test_what_is_not_utf_8_is_taken_for_a_spreadsheets_latin_1(told, tmp_path):
     text = 'hypervisor,store,guest_pillar\nhv-1,0417,"{""town"": ""K\u00f6ln""}"\n'
     assert told(text.encode("latin-1")) == []
-    (row,) = reading.read(tmp_path / "stores.csv").rows
-    assert row.own["guest_pillar"] == {"town": "K\u00f6ln"}
+    found = reading.read(tmp_path / "stores.csv")
+    assert found.rows[0].own["guest_pillar"] == {"town": "K\u00f6ln"}
+    assert "is not UTF-8" in found.note
+    (tmp_path / "stores.csv").write_bytes(text.encode())
+    assert reading.read(tmp_path / "stores.csv").note == ""
 
 
 UNREADABLE = {
@@ -426,6 +429,12 @@ def test_what_all_stores_lack_or_share_is_told_once(told):
     first, second = told(text, shared={**SHARED, "master": ""})
     assert first.startswith("line 2, column C: master is missing")
     assert second.startswith("line 4, column C: master is 'x_y'")
+
+
+def test_defaults_as_a_list_are_merged_as_salt_merges_them(told):
+    listed = [{"name": "eth0", "source": "br0"}]
+    (fault,) = told(HEAD + GOOD, shared={**SHARED, "interfaces": listed})
+    assert fault.startswith("line 2: interfaces.eth0.source is None")
 
 
 def limits():

@@ -202,6 +202,12 @@ def test_what_cannot_be_written_is_told_with_how_far_it_came(tmp_path, target, f
     assert found.unchanged == ["hv-00000"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_told(refused, folder):
+    (folder / "hv-1.yaml").mkdir()
+    with pytest.raises(Refused, match=r"hv-1.yaml cannot be read: Is a directory"):
+        refused(ROW)
+
+
 def test_3000_stores_are_written_and_a_second_run_writes_0_bytes(tmp_path, target, folder):
     path = a_list(tmp_path / "stores.csv", numbered(3000))
     found, written = applied(path, target)

@@ -174,6 +174,28 @@ GROUP = (
 )
 
 
+def test_a_store_in_two_groups_with_defaults_is_taken_out_of_the_other(imported, uyuni):
+    imported(NORTH)
+    uyuni.call("formula.setFormulasOfGroup", 11, ["store-defaults"])
+    uyuni.call("systemgroup.addOrRemoveSystems", "tills", [1000], True)
+    found, _ = imported(NORTH)
+    assert found.changes[0].differs == {"group": ("'north, tills'", "'north'")}
+    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, set())
+    assert imported(NORTH)[0].unchanged == ["hv-1"]
+
+
+def test_other_groups_of_a_system_are_left_alone(imported, uyuni):
+    uyuni.call("systemgroup.addOrRemoveSystems", "tills", [1000], True)
+    imported(NORTH)
+    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, {1000})
+
+
+def test_many_stores_are_put_into_their_group_by_one_call(imported, uyuni):
+    imported(NORTH, {**NORTH, "hypervisor": "hv-2", "store": "0418", **address(18)})
+    moves = [each for each in uyuni.calls if each[0] == "systemgroup.addOrRemoveSystems"]
+    assert moves == [("systemgroup.addOrRemoveSystems", "north", [1000, 1001], True)]
+
+
 def test_a_group_of_the_list_becomes_a_group_with_the_defaults(text, uyuni):
     found, _ = text(GROUP, apply=True)
     assert [each.name for each in found.changes] == ["group south", "hv-2"]
@@ -252,7 +274,7 @@ def test_a_fault_in_between_is_told_and_the_next_run_goes_on(imported, uyuni):
     with pytest.raises(StoreDeployError) as told:
         imported(*rows)
     assert told.value.reason == (
-        "hv-2: formula.setSystemFormulaData: the database is away; 1 of 2 were written before it"
+        "hv-2: formula.setSystemFormulaData: the database is away; 1 of 2 were written before"
     )
     assert told.value.hint
     uyuni.fails.clear()

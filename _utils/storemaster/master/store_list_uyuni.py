@@ -17,7 +17,7 @@ from storelib.errors import StoreDeployError
 from storemaster.deployment import form_pages
 from storemaster.deployment.form_pages import DEFAULTS, KEY, SERVER
 from storemaster.deployment.formats import shown
-from storemaster.deployment.store_list import columns
+from storemaster.deployment.store_list import columns, comparing
 from storemaster.deployment.store_list.columns import GROUP, HYPERVISOR, HYPERVISOR_MAC
 from storemaster.deployment.store_list.rows import Place, Row, StoreList
 from storemaster.deployment.store_list.targets import Progress, Tell, merged
@@ -70,7 +70,7 @@ class UyuniTarget:
             has = DEFAULTS in call("formula.getFormulasByGroupId", number)
             if has:
                 data = call("formula.getGroupFormulaData", number, DEFAULTS)
-                self._data[name] = columns.named(data.get(KEY) or {})
+                self._data[name] = columns.stripped(data.get(KEY) or {})
             if has or name in named:
                 systems = call("systemgroup.listSystemsMinimal", name)
                 self._ours[name] = {each["id"] for each in systems}
@@ -105,21 +105,21 @@ class UyuniTarget:
                 ),
             )
 
-    def _group(self, row: Row) -> str:
-        """Return a hypervisor's group: the one that is named, else the one that it is in."""
-        return str(row.group or self._group_of(row))
-
-    def _group_of(self, row: Row) -> str:
+    def _in(self, row: Row) -> list[str]:
+        """Return the groups that a hypervisor is in: with defaults, or else named by the list."""
         sid = self._ids.get(str(row.hypervisor))
-        found = [name for name in sorted(self._data) if sid in self._ours[name]]
-        others = [name for name in sorted(self._ours) if sid in self._ours[name]]
-        return next(iter([*[each for each in found if each == row.group], *found, *others]), "")
+        found = [name for name in sorted(self._ours) if sid in self._ours[name]]
+        return [name for name in found if name in self._data] or found
+
+    def _group(self, row: Row) -> str:
+        """Return the group that is to be: the one that is named, else what is."""
+        return str(row.group or ", ".join(self._in(row)))
 
     def whole(self, row: Row) -> Mapping[str, Any]:
         """Return the pillar that Uyuni will make of a group's data and of a system's."""
         group = self._group(row)
         data = self._listed[group].own if group in self._listed else self._data.get(group)
-        below = {} if data is None else {**BEGINS, **columns.nested(columns.flat(data))}
+        below = {} if data is None else {**BEGINS, **data}
         return below if row.is_group else merged(below, row.own)
 
     def wanted(self, row: Row) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class UyuniTarget:
             data = self._data.get(row.group)
             return None if data is None else _given(data)
         own = self._had.get(row.hypervisor)
-        return None if own is None else {GROUP: self._group_of(row), **_given(own)}
+        return None if own is None else {GROUP: ", ".join(self._in(row)), **_given(own)}
 
     def others(self, listed: Iterable[str]) -> Mapping[str, Row]:
         """Return the other stores of the groups that have ``store-defaults``."""
@@ -141,10 +141,10 @@ class UyuniTarget:
         rows = {}
         for name, own in self._had.items():
             if own and name not in listed:
-                row = Row(Place(0), columns.named(own), {HYPERVISOR: name})
-                group = self._group_of(row)
-                beside = {HYPERVISOR: name, **({GROUP: group} if group else {})}
-                rows[name] = Row(Place(0), columns.nested(_given(own)), beside)
+                row = Row(Place(0), columns.nested(_given(own)), {HYPERVISOR: name})
+                groups = self._in(row)
+                row.beside.update({GROUP: groups[0]} if len(groups) == 1 else {})
+                rows[name] = row
         return rows
 
     def waits(self, row: Row) -> str:
@@ -163,43 +163,60 @@ class UyuniTarget:
     # Writing
 
     def write(self, rows: Sequence[Row], tell: Tell) -> int:
-        """Write groups, then profiles, memberships, formulas and data; each is read back."""
-        written = 0
+        """Write groups, profiles, memberships, then formulas and data, all of it read back."""
+        written, done, at = 0, 0, ""
         progress = Progress(tell, "written", len(rows))
-        for number, row in enumerate(rows):
-            try:
-                written += self._written_group(row) if row.is_group else self._written(row)
-            except StoreDeployError as err:
-                raise StoreDeployError(
-                    f"{row.hypervisor or row.group}: {err.reason}; {number:,} of {len(rows):,} "
-                    "were written before it",
-                    err.hint or "mend that, then the same command again: it goes on there",
-                ) from err
-            progress.step()
+        try:
+            for row in rows:
+                at = comparing.name_of(row)
+                self._make(row)
+            at = "members of groups"
+            self._move([row for row in rows if not row.is_group])
+            for row in rows:
+                at = comparing.name_of(row)
+                written += self._describe(row)
+                done += 1
+                progress.step()
+        except StoreDeployError as err:
+            raise StoreDeployError(
+                f"{at}: {err.reason}; {done:,} of {len(rows):,} were written before",
+                err.hint or "mend that, then the same command again: it goes on there",
+            ) from err
         return written
 
-    def _written_group(self, row: Row) -> int:
-        call, name = self._server.call, row.group
-        if name not in self._groups:
-            made = call("systemgroup.create", name, "stores (store-deploy)")
-            self._groups[name] = made["id"]
-            self._ours[name] = set()
-        number = self._groups[name]
-        self._assign("Group", "getFormulasByGroupId", number, DEFAULTS)
-        return self._fill("Group", number, DEFAULTS, row)
+    def _make(self, row: Row) -> None:
+        """Make the group or the profile that is not there."""
+        call = self._server.call
+        if row.is_group and row.group not in self._groups:
+            made = call("systemgroup.create", row.group, "stores (store-deploy)")
+            self._groups[row.group], self._ours[row.group] = made["id"], set()
+        elif not row.is_group and row.hypervisor not in self._ids:
+            made = call("system.createSystemProfile", row.hypervisor, {"hwAddress": row.mac})
+            self._ids[row.hypervisor] = made
 
-    def _written(self, row: Row) -> int:
-        call, name, group = self._server.call, row.hypervisor, row.group
-        if name not in self._ids:
-            self._ids[name] = call("system.createSystemProfile", name, {"hwAddress": row.mac})
-        sid, before = self._ids[name], self._group_of(row)
-        if group and sid not in self._ours.setdefault(group, set()):
-            call("systemgroup.addOrRemoveSystems", group, [sid], True)
-            self._ours[group].add(sid)
-        if group and before in self._data and before != group:
+    def _move(self, rows: Sequence[Row]) -> None:
+        """Put hypervisors into their groups, many at once."""
+        joining: dict[str, list[int]] = {}
+        leaving: dict[str, list[int]] = {}
+        for row in rows:
+            sid = self._ids[row.hypervisor]
+            if row.group and sid not in self._ours.get(row.group, ()):
+                joining.setdefault(row.group, []).append(sid)
             # In two groups with one formula, whose data count is chance.
-            call("systemgroup.addOrRemoveSystems", before, [sid], False)
-            self._ours[before].discard(sid)
+            for name in self._in(row) if row.group else ():
+                if name != row.group and (name in self._data or name in self._listed):
+                    leaving.setdefault(name, []).append(sid)
+        for moving, join in ((joining, True), (leaving, False)):
+            for name, systems in moving.items():
+                self._server.call("systemgroup.addOrRemoveSystems", name, systems, join)
+
+    def _describe(self, row: Row) -> int:
+        """Assign the formula, and write its data."""
+        if row.is_group:
+            number = self._groups[row.group]
+            self._assign("Group", "getFormulasByGroupId", number, DEFAULTS)
+            return self._fill("Group", number, DEFAULTS, row)
+        sid = self._ids[row.hypervisor]
         self._assign("Server", "getFormulasByServerId", sid, SERVER)
         return self._fill("System", sid, SERVER, row)
 
@@ -229,8 +246,6 @@ class UyuniTarget:
                 f"Uyuni has other data of {formula} than it was given",
                 "look at the page of that form: its version may be another one",
             )
-        if row.is_group:
-            self._data[row.group] = content[KEY]
         return len(repr(content))
 
 

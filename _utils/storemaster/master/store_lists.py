@@ -45,6 +45,8 @@ def import_(
     """
     path = _path("FILE", file)
     stores = reading.read(path)
+    if stores.note:
+        tell(stores.note)
     with _locked(opts, apply), _opened(opts, target, folder, apply) as there:
         there.know(stores, tell)
         faults = checking.check(stores, there, shared_networks, tell)

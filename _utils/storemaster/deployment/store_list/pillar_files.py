@@ -44,12 +44,14 @@ class PillarFiles:
         merge
             Merges what a store has of its own over it, as Salt will.
         """
-        self.folder, self._shared, self._merge = folder, columns.named(shared), merge
+        # As it is, list or mapping: so Salt merges it.
+        self.folder, self._shared, self._merge = folder, shared, merge
         self._groups: Mapping[str, Row] = {}
+        self._found: dict[Path, Own | None] = {}
 
     def know(self, stores: StoreList, tell: Tell) -> None:
         """Take the groups: a file has what its store's group has, too."""
-        self._groups = stores.groups
+        self._groups, self._found = stores.groups, {}
 
     def faults(self, row: Row) -> Iterator[tuple[str, str]]:
         """Find groups that the list does not describe, and what is for Uyuni only."""
@@ -130,13 +132,21 @@ class PillarFiles:
 
     def _read(self, path: Path) -> Own | None:
         """Return ``store_server`` of a file, ``None`` if it has none; empty if it is not YAML."""
-        try:
-            told = yaml_file.load(path.read_text())
-        except (UnicodeDecodeError, yaml.YAMLError):
-            # Salt renders it by Jinja before.
-            return {}
-        own = told.get(KEY) if isinstance(told, Mapping) else None
-        return dict(own) if isinstance(own, Mapping) else None
+        if path not in self._found:
+            self._found[path] = _store_server(path)
+        return self._found[path]
+
+
+def _store_server(path: Path) -> Own | None:
+    try:
+        told = yaml_file.load(path.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError):
+        # Salt renders it by Jinja before.
+        return {}
+    except OSError as err:
+        raise Refused(f"{path} cannot be read: {err.strerror}", "mend that, or move it") from err
+    own = told.get(KEY) if isinstance(told, Mapping) else None
+    return dict(own) if isinstance(own, Mapping) else None
 
 
 def rendered(own: Own) -> str:

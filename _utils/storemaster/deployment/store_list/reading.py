@@ -39,27 +39,30 @@ def read(path: Path) -> StoreList:
         raise Refused(f"{path} cannot be read: {err.strerror}") from err
     if not content.strip():
         raise Refused(f"{path} is empty", "name a store list; docs/stores.md says what it has")
-    if kind is csv_file:
-        return csv_file.read(_decoded(path, content, "cp1252"))
-    return yaml_file.read(_decoded(path, content))
+    text, encoding = _decoded(path, content, "cp1252" if kind is csv_file else "")
+    found = csv_file.read(text) if kind is csv_file else yaml_file.read(text)
+    if encoding == "cp1252":
+        found.note = f"{path.name} is not UTF-8: it is read as the Latin-1 of a spreadsheet"
+    return found
 
 
-def _decoded(path: Path, content: bytes, else_: str = "") -> str:
+def _decoded(path: Path, content: bytes, else_: str) -> tuple[str, str]:
     """
-    Return the text of a file.
+    Return the text of a file, and its encoding.
 
     else_
-        What it is taken for if it is not UTF-8, as spreadsheets save it.
+        What it is taken for if it is not UTF-8, as spreadsheets save it; empty for nothing.
     """
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", else_):
-        if encoding:
-            try:
-                text = content.decode(encoding)
-            except UnicodeDecodeError as err:
-                line = content[: err.start].count(b"\n") + 1
-            else:
-                if "\0" not in text:
-                    return text
-                line = text[: text.index("\0")].count("\n") + 1
+    line = 1
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", *filter(None, [else_])):
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError as err:
+            line = content[: err.start].count(b"\n") + 1
+            continue
+        if "\0" not in text:
+            return text, encoding
+        line = text[: text.index("\0")].count("\n") + 1
+        break
     raise Refused(f"{path} is no text in line {line}", "save it as UTF-8, then try again")

@@ -92,6 +92,8 @@ class StoreList:
     faults: list[Fault] = field(default_factory=list)
     bare: bool = False
     """Whether nothing in the file says that 0417 is a text: it is CSV."""
+    note: str = ""
+    """What an operator may want to know of how it was read."""
 
 
 class Faulty(Refused):

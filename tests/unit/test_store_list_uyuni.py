@@ -4,8 +4,8 @@
 
 import pytest
 import store_lists
-import uyuni_page
 from store_lists import a_list, applied, looked
+from tests.uyuni import page as uyuni_page
 from uyuni_api import ApiFault, FakeUyuni
 
 from storelib.errors import StoreDeployError

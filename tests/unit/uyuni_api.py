@@ -61,7 +61,7 @@ class FakeUyuni:
 
     def system_listEmptySystemProfiles(self):
         return [
-            {"name": name, "id": sid, "hw_addresses": [mac]}
+            {"name": name, "id": sid, "hw_address": [mac]}
             for name, (sid, mac) in self.profiles.items()
         ]
 

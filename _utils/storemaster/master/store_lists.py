@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from storemaster.deployment.store_list.comparing import SECRET, Comparison
 from storemaster.deployment.store_list.pillar_files import KEY, PillarFiles
 from storemaster.deployment.store_list.rows import Faulty, StoreList
 from storemaster.deployment.store_list.targets import Target, Tell
-from storemaster.master import settings
+from storemaster.master import settings, uyuni
 from storemaster.master.store_list_uyuni import UyuniTarget
 
 PILLAR, UYUNI = "pillar", "uyuni"
@@ -87,8 +86,8 @@ def export(opts: dict, file: object, target: str, folder: object, tell: Tell) ->
 
 def _shown(values: dict[str, Any]) -> columns.Own:
     """Return a store as an answer may have it, which Salt keeps, and shows on the bus."""
-    secret = columns.GUEST_PILLAR
-    return columns.nested({**values, secret: SECRET} if secret in values else values)
+    seen = {name: SECRET if columns.is_secret(name) else of for name, of in values.items()}
+    return columns.nested(seen)
 
 
 def _path(name: str, value: object) -> Path:
@@ -148,7 +147,6 @@ def _opened(opts: dict, target: str, folder: object, write: bool) -> Iterator[Ta
         return
     if folder is not None:
         raise Refused("folder is for target=pillar only", "leave it out")
-    uyuni: Any = importlib.import_module("storemaster.master.uyuni")
     with uyuni.session(opts) as server:
         yield UyuniTarget(server)
 

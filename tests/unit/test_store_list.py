@@ -290,6 +290,17 @@ def test_a_yaml_file_is_told_with_line_and_column(told, text, message):
     assert told(text, "stores.yaml")[0].startswith(message)
 
 
+def test_a_fault_of_a_group_is_told_once(told):
+    stores = "".join(f"  - {{hypervisor: h{n}, store: '{n}', group: north}}\n" for n in range(3))
+    (fault,) = told(f"groups: {{north: {{cpus: 0}}}}\nstores:\n{stores}", "stores.yaml")
+    assert fault.startswith("line 1, column 24: cpus is 0")
+
+
+def test_what_is_for_uyuni_only_is_told(told):
+    (fault,) = told("hypervisor,store,hypervisor_mac\na,1,52:54:00:00:00:01\n")
+    assert fault.startswith("line 2, column C: hypervisor_mac is only for target=uyuni")
+
+
 def test_a_yaml_file_that_is_not_utf_8_is_refused(told):
     with pytest.raises(Refused, match=r"stores.yaml is no text in line 2"):
         told(b"- hypervisor: hv-1\n  store: \xe4\n", "stores.yaml")

@@ -184,6 +184,16 @@ def test_a_store_in_two_groups_with_defaults_is_taken_out_of_the_other(imported,
     assert imported(NORTH)[0].unchanged == ["hv-1"]
 
 
+def test_a_group_that_gets_the_defaults_by_the_list_is_one_of_those(text, uyuni):
+    for name in ("north", "tills"):
+        uyuni.call("systemgroup.addOrRemoveSystems", name, [1000], True)
+    content = GROUP.replace("south", "tills") + "  - {hypervisor: hv-1, store: '1', group: north}\n"
+    text(content, apply=True)
+    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, {1001})
+    text(content, apply=True)
+    assert uyuni.written() == []
+
+
 def test_other_groups_of_a_system_are_left_alone(imported, uyuni):
     uyuni.call("systemgroup.addOrRemoveSystems", "tills", [1000], True)
     imported(NORTH)

@@ -65,7 +65,7 @@ class UyuniTarget:
         self._ids = {each["name"]: each["id"] for each in call("system.listEmptySystemProfiles")}
         self._ids |= {str(name): int(sid) for name, sid in call("system.getMinionIdMap").items()}
         self._groups = {each["name"]: each["id"] for each in call("systemgroup.listAllGroups")}
-        named = {row.group for row in stores.rows if isinstance(row.group, str)}
+        named = {str(row.group) for row in (*stores.rows, *stores.groups.values())}
         for name, number in self._groups.items():
             has = DEFAULTS in call("formula.getFormulasByGroupId", number)
             if has:
@@ -109,7 +109,11 @@ class UyuniTarget:
         """Return the groups that a hypervisor is in: with defaults, or else named by the list."""
         sid = self._ids.get(str(row.hypervisor))
         found = [name for name in sorted(self._ours) if sid in self._ours[name]]
-        return [name for name in found if name in self._data] or found
+        return [name for name in found if self._has_defaults(name)] or found
+
+    def _has_defaults(self, name: str) -> bool:
+        """Say whether a group has ``store-defaults``, or will have."""
+        return name in self._data or name in self._listed
 
     def _group(self, row: Row) -> str:
         """Return the group that is to be: the one that is named, else what is."""
@@ -204,7 +208,7 @@ class UyuniTarget:
                 joining.setdefault(row.group, []).append(sid)
             # In two groups with one formula, whose data count is chance.
             for name in self._in(row) if row.group else ():
-                if name != row.group and (name in self._data or name in self._listed):
+                if name != row.group and self._has_defaults(name):
                     leaving.setdefault(name, []).append(sid)
         for moving, join in ((joining, True), (leaving, False)):
             for name, systems in moving.items():

@@ -1,17 +1,13 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 #
-# The way back from ready.sls: this hypervisor is no longer known to be ready, and does not ring.
-# Packages and the service of init.sls stay, since a guest may be running.
+# The way back from init.sls: what its states made, as they noted it. It refuses, and nothing is done,
+# while a domain, a disk or a set-aside server is there.
 
-store_hypervisor-clean-schedule:
-  schedule.absent:
-    - name: store-deploy-ring
+include:
+  - store_hypervisor.unready
 
-store_hypervisor-clean-marker:
-  file.absent:
-    - name: /var/lib/store-deploy/highstate.json
-
-store_hypervisor-clean-note:
-  file.absent:
-    - name: /var/lib/store-deploy/bell.json
+store_hypervisor-clean-made:
+  store_hypervisor.cleaned:
+    - require_in:
+      - sls: store_hypervisor.unready

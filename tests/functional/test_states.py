@@ -18,6 +18,7 @@ import salt.utils.schedule
 from storelib import seed
 from storelib.guest import deployment, power
 from storelib.hypervisor import bell
+from storelib.hypervisor.setup import boot
 
 pytest_plugins = ["tests.functional.fake_guest"]
 
@@ -49,7 +50,7 @@ def test_every_sls_compiles(minion, sls):
 def test_a_hypervisor_of_every_family_gets_its_packages(minion, family, monkeypatch):
     monkeypatch.setitem(minion.opts["grains"], "os_family", family)
     shown = minion.modules["state.show_sls"]("store_hypervisor")
-    assert "xorriso" in str(shown["store_hypervisor-init-packages"])
+    assert "xorriso" in str(shown["store_hypervisor-packages-installed"])
 
 
 def persisted(minion):
@@ -318,13 +319,39 @@ def test_a_hypervisor_without_a_store_leaves_the_marker_and_tells_nobody(minion,
 
 def test_the_marker_can_be_taken_away(minion, highstate):
     highstate({"a": nop()})
-    removed = apply(minion, "store_hypervisor.clean").values()
+    removed = apply(minion, "store_hypervisor.unready").values()
     assert [each["result"] for each in removed] == [True] * 3
     assert not MARKER.exists()
     assert not bell.note(MARKER).exists()
     assert bell.SCHEDULE not in persisted(minion).read_text()
-    again = apply(minion, "store_hypervisor.clean").values()
+    again = apply(minion, "store_hypervisor.unready").values()
     assert [(each["result"], each["changes"]) for each in again] == [(True, {})] * 3
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "virt_type", "why"),
+    [
+        (None, "xen", "this machine does not run under Xen: reboot it into Xen"),
+        ("", "xen", "this machine does not run under Xen: reboot it into Xen"),
+        ("control_d", "kvm", "runs under Xen, and kvm is wanted: reboot it into plain Linux"),
+        ("control_d", "xen", ""),
+        ("control_d", "auto", ""),
+        (None, "kvm", ""),
+    ],
+)
+def test_a_hypervisor_is_ready_only_when_the_kernel_that_runs_is_the_wanted_one(
+    minion, highstate, told, tmp_path, monkeypatch, capabilities, virt_type, why
+):
+    file = tmp_path / "capabilities"
+    if capabilities is not None:
+        file.write_text(f"{capabilities}\n")
+    monkeypatch.setattr(boot, "CAPABILITIES", file)
+    pillar = {**STORE, "store_hypervisor": {"virt_type": virt_type}}
+    ours = apply(minion, "store_hypervisor.ready", pillar=pillar)[READY]
+    assert ours["result"] is not bool(why)
+    assert why in ours["comment"]
+    assert MARKER.exists() is not bool(why)
+    assert told() == ([] if why else ["store/0815/hypervisor/ready"])
 
 
 # The bell that is rung until it is acknowledged

@@ -97,13 +97,9 @@ class UyuniTarget:
                 yield column, f"{column} is not on the page of {formula}: {_elsewhere(column)}"
         group = row.group if isinstance(row.group, str) else ""
         if group and group not in self._groups and group not in self._listed:
-            yield (
-                GROUP,
-                (
-                    f"{GROUP} is {shown(group)}, no system group of Uyuni and none of this list "
-                    f"(groups with {DEFAULTS}: {', '.join(sorted(self._data)) or 'none'})"
-                ),
-            )
+            known = ", ".join(sorted(self._data)) or "none"
+            told = "no system group of Uyuni and none of this list"
+            yield GROUP, f"{GROUP} is {shown(group)}, {told} (groups with {DEFAULTS}: {known})"
 
     def _in(self, row: Row) -> list[str]:
         """Return the groups that a hypervisor is in: with defaults, or else named by the list."""

@@ -61,7 +61,7 @@ def import_(
 def export(opts: dict, file: object, target: str, folder: object, tell: Tell) -> dict[str, Any]:
     """Write what is described as a list, or return it where no file is named."""
     path = None if file is None else _path("FILE", file)
-    kind: Any = path and reading.kind_of(path)
+    kind: Any = reading.kind_of(path) if path else None
     if path and path.exists():
         raise Refused(f"{path} is there already", "remove it, or name another file")
     with _opened(opts, target, folder, False) as there:
@@ -80,7 +80,8 @@ def export(opts: dict, file: object, target: str, folder: object, tell: Tell) ->
         # A guest_pillar may hold secrets.
         files.replace(path, text.encode(), 0o600)
     except OSError as err:
-        raise Refused(f"{path} cannot be written: {err.strerror}") from err
+        hint = "name one in a folder that the master's user can write to"
+        raise Refused(f"{path} cannot be written: {err.strerror}", hint) from err
     return {"file": str(path), "stores": len(listed)}
 
 

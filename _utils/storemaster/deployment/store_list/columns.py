@@ -93,10 +93,14 @@ def nested(values: Mapping[str, Any]) -> Own:
     own: Own = {}
     for column, value in values.items():
         *where, key = parts(column)
-        part = own
+        part: Any = own
         for each in where:
-            part = part.setdefault(each, {})
-        part[key] = value
+            part = part.setdefault(each, {}) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            part[key] = value
+        else:
+            # What a faulty pillar has: a key with dots, beside one that is no mapping.
+            own[column] = value
     return own
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
+from typing import Any
 
 from storelib.errors import Refused
 from storemaster.deployment.store_list import csv_file, yaml_file
@@ -17,7 +18,7 @@ LARGEST = 64 * 1024**2
 KINDS = {".csv": csv_file, ".tsv": csv_file, ".yaml": yaml_file, ".yml": yaml_file}
 
 
-def kind_of(path: Path) -> object:
+def kind_of(path: Path) -> Any:
     """Return what reads and writes such a file. Raises :class:`Refused` if it is of no kind."""
     if path.suffix.lower() not in KINDS:
         raise Refused(
@@ -31,16 +32,19 @@ def read(path: Path) -> StoreList:
     kind = kind_of(path)
     try:
         if not path.is_file():
-            raise Refused(f"{path} is no file" if path.exists() else f"{path} is not there")
+            what = "is no file" if path.exists() else "is not there"
+            raise Refused(f"{path} {what}", "name a file that the master's user can read")
         if path.stat().st_size > LARGEST:
-            raise Refused(f"{path} is larger than {LARGEST // 1024**2} MiB: that is no store list")
+            what = f"{path} is larger than {LARGEST // 1024**2} MiB: that is no store list"
+            raise Refused(what, "name another file")
         content = path.read_bytes()
     except OSError as err:
-        raise Refused(f"{path} cannot be read: {err.strerror}") from err
+        hint = "let the master's user read it"
+        raise Refused(f"{path} cannot be read: {err.strerror}", hint) from err
     if not content.strip():
         raise Refused(f"{path} is empty", "name a store list; docs/stores.md says what it has")
     text, encoding = _decoded(path, content, "cp1252" if kind is csv_file else "")
-    found = csv_file.read(text) if kind is csv_file else yaml_file.read(text)
+    found: StoreList = kind.read(text)
     if encoding == "cp1252":
         found.note = f"{path.name} is not UTF-8: it is read as the Latin-1 of a spreadsheet"
     return found

@@ -202,8 +202,6 @@ def test_what_cannot_be_written_is_told_with_how_far_it_came(tmp_path, target, f
     assert found.unchanged == ["hv-00000"]
 
 
-<<<<<<< HEAD
-=======
 ODD = [
     *("{7: 8}", "{interfaces: 5}", "{interfaces: [5, {name: [a]}]}", "{verify: [{tcp: 1, x: 2}]}"),
     *("{data_disks: {7: {size_gib: x}}}", "{image: [a], start: x}", "{interfaces: {eth0: 7}}", "5"),
@@ -226,7 +224,6 @@ def test_whatever_is_in_a_file_by_hand_is_no_traceback(imported, refused, folder
     assert {each["hypervisor"] for each in shown} >= {"hv-1"}
 
 
->>>>>>> 7722544 (stores: whatever a pillar file by hand has, an export tells it or leaves it as it is)
 def test_a_folder_in_the_place_of_a_file_is_told(refused, folder):
     (folder / "hv-1.yaml").mkdir()
     with pytest.raises(Refused, match=r"hv-1.yaml cannot be read: Is a directory"):

@@ -105,6 +105,7 @@ e2e: packages  ## whole deployments into a real guest, checked from outside
 bench: packages  ## speed against the same work by hand, and the product's own time; results as JSON
 	@$(call venv,$(SALT))/bin/python tests/bench/run
 	@$(call on_machine,python tests/bench/own)
+	@PATH=$(call venv,$(SALT))/bin:$$PATH; python tests/bench/lists
 
 bench-scale: packages  ## what one thing costs the master with 100, 1,000 and 10,000 stores: the same, or it fails
 	@$(call on_machine,python tests/bench/scale)

@@ -516,6 +516,39 @@ def test_10000_lines_are_read_and_compared(tmp_path):
     assert (len(found.changes), wrong) == (10000, [])
 
 
+BITS = (
+    *(b"", b"\xff", b"\0", b'"', b"'", b"{", b"}", b"[", b"]", b":", b"- ", b"&a ", b"*a", b"!!"),
+    *(b"\n", b"\r", b",", b";", b"\t", b"null", b"0", b"true", b"~", b"1.5", b"<<: ", b"? ", b"| "),
+    *(
+        b"%",
+        b".inf",
+        b"9" * 30,
+        b"-1",
+        b"stores:",
+        b"groups:",
+        b"name",
+        b"!!binary aa",
+        b"!!set {a}",
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["kvm-dhcp.csv", "xen-static.csv", "group.yaml"])
+def test_no_list_however_broken_is_worth_a_traceback(told, name):
+    good = (REPO / "pillar" / "examples" / name).read_bytes()
+    refused = 0
+    for seed in range(100):
+        dice, text = store_lists.dice_of(seed), bytearray(good)
+        for _ in range(dice.randrange(1, 6)):
+            at = dice.randrange(len(text))
+            text[at : at + dice.choice([0, 1, 2, 5, 20])] = dice.choice(BITS)
+        try:
+            refused += bool(told(bytes(text), name))
+        except Refused:
+            refused += 1
+    assert refused > 30, "others are whole by chance"
+
+
 def test_a_column_has_a_spreadsheets_letters():
     assert [csv_file.letter(n) for n in (0, 25, 26, 701, 702)] == ["A", "Z", "AA", "ZZ", "AAA"]
 

@@ -121,7 +121,7 @@ def stripped(own: Mapping[str, Any]) -> Own:
 
 def named(own: Mapping[str, Any]) -> Own:
     """Return ``store_server`` with its lists of mappings by name; what is faulty stays as it is."""
-    return {key: _named(key, value) for key, value in own.items()}
+    return {str(key): _named(key, value) for key, value in own.items()}
 
 
 def _named(key: str, value: Any) -> Any:

@@ -15,7 +15,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
 
-.PHONY: help demo test long quick lint types descriptions unit functional integration matrix faults night e2e bench bench-scale image diagram \
+.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/others lint types descriptions unit functional integration matrix faults night e2e bench bench-scale image diagram \
 	lab-up lab-down clean packages
 
 help:  ## list the targets
@@ -57,10 +57,13 @@ part/%: packages
 		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; mkdir -p $(times); \
 	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$(times)/$(subst /,-,$*); exit $$status
 
-quick: lint types descriptions  ## the tests that take no running master and no guest, but for the thorough ones
-	@$(MAKE) --jobs=3 --output-sync=target unit quick/hypervisor quick/others
+quick: packages  ## the tests that take no running master and no guest, but for the thorough ones
+	@$(MAKE) --jobs=4 --output-sync=target quick/others quick/hypervisor quick/unit quick/style
 
-quick/%: packages
+quick/style: lint types descriptions
+quick/unit: packages
+	@$(call venv,$(SALT))/bin/pytest -m "not thorough" tests/unit
+quick/hypervisor quick/others: packages
 	@$(call on_machine,pytest -m "not thorough" $(QUICK))
 quick/hypervisor: QUICK = tests/functional/hypervisor
 quick/others: QUICK = tests/functional --ignore=tests/functional/hypervisor

@@ -53,6 +53,7 @@ def test_a_deployment_whose_time_is_over_ends(master, broken, acts):
     assert words in record.reason
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("acts", SHUTTING[1:], ids="+".join)
 def test_a_deployment_that_an_intruder_ends_ends(master, broken, acts):
     master.calls = False
@@ -64,6 +65,7 @@ def test_a_deployment_that_an_intruder_ends_ends(master, broken, acts):
     assert words in ended(master, "failed", "booting").reason
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("acts", SHUTTING, ids="+".join)
 def test_a_deployment_that_a_report_fails_ends(master, broken, acts):
     master.instead["provisioning_helper.highstate"] = not_ok("a state failed", "mend the state")

@@ -49,6 +49,7 @@ UNBELIEVED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forged", UNBELIEVED.values(), ids=UNBELIEVED)
 @pytest.mark.parametrize("function", ACTING)
 def test_nobody_else_can_say_that_a_job_does_not_run(master, function, forged):
@@ -164,6 +165,7 @@ FORGED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 @pytest.mark.parametrize(
     ("function", "state"),
@@ -187,6 +189,7 @@ def test_a_report_that_may_be_forged_neither_moves_nor_fails_the_deployment(
     failed(master, state, f"{state} was not over after {lasting(limit_s)}: ")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 @pytest.mark.parametrize(
     ("function", "state"),

@@ -22,6 +22,8 @@ from scenes import (
     intrude,
 )
 
+pytestmark = pytest.mark.thorough
+
 
 def points(make, path, state):
     """Return at which points a deployment can be killed while it is in ``state``."""

@@ -108,12 +108,14 @@ def told_of(asked, verb, answer):
     return faults
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", STEP)
 @pytest.mark.parametrize("answer", [NOTHING, *ODD], ids=repr)
 def test_an_odd_answer_is_one_sentence(asked, verb, answer):
     assert len(told_of(asked, verb, answer)) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", STEP)
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 def test_an_odd_part_of_an_answer_is_told_in_sentences(asked, verb, odd):

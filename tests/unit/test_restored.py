@@ -83,6 +83,7 @@ def test_a_deployment_of_a_ledger_from_a_backup_stops_and_touches_nothing(master
     assert untouched(master, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("state", PATH)
 def test_it_is_not_cancelled_either(master, old, state):
     record, before = old(state), present(master)
@@ -216,6 +217,7 @@ def adopted(master, **changes):
     return master.ledger.save(record, change="deploy.adopt apply=True")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("state", PATH)
 def test_what_went_on_is_taken_over_and_is_the_stores_again(master, old, state):
     old(state)

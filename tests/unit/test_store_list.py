@@ -510,6 +510,7 @@ def test_25_faults_in_1000_lines_are_all_named_in_one_run(tmp_path):
     assert [(int(line), column) for line, column in named] == expected
 
 
+@pytest.mark.thorough
 def test_10000_lines_are_read_and_compared(tmp_path):
     path = a_list(tmp_path / "stores.csv", numbered(10000))
     found, wrong = store_lists.looked(path, store_lists.pillar_files.PillarFiles(tmp_path, SHARED))

@@ -230,6 +230,7 @@ def test_a_folder_in_the_place_of_a_file_is_told(refused, folder):
         refused(ROW)
 
 
+@pytest.mark.thorough
 def test_3000_stores_are_written_and_a_second_run_writes_0_bytes(tmp_path, target, folder):
     path = a_list(tmp_path / "stores.csv", numbered(3000))
     found, written = applied(path, target)

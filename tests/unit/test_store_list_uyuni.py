@@ -317,6 +317,7 @@ def test_what_was_exported_changes_nothing_when_it_is_imported(imported, tmp_pat
     assert (found.unchanged, found.vanished, written) == (["hv-1", "hv-2"], {}, 0)
 
 
+@pytest.mark.thorough
 def test_3000_stores_are_written_and_a_second_run_writes_nothing(imported, uyuni):
     rows = [{**row, "group": "north"} for row in store_lists.numbered(3000)]
     uyuni.minions = {row["hypervisor"]: 5000 + n for n, row in enumerate(rows)}

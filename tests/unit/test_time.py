@@ -202,6 +202,7 @@ def test_a_master_whose_own_bus_does_not_answer_is_waited_for(master, state, res
 # Clocks that jump
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("jump", JUMPS.values(), ids=JUMPS)
 @pytest.mark.parametrize("state", PATH)
 def test_a_clock_that_jumps_neither_fails_a_deployment_nor_makes_it_wait(master, state, jump):

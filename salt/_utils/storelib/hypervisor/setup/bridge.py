@@ -33,6 +33,12 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 UNDO_AFTER_S = 120
 CONNECT_S = 3
 
+ANSWER_S = 60
+"""
+How long the minion's daemon waits for an answer that was lost with the network: what the state
+returns before that is lost, too.
+"""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -138,12 +144,15 @@ def _change(
     change.make(plan, undo_after_s)
     why = ""
     while change.pending():
-        why = "; ".join(_missing(after, routes, done)) or ""
-        if not why and change.confirm():
+        found = "; ".join(_missing(after, routes, done))
+        if not found and change.confirm():
             _await(lambda: _through(after), undo_after_s)
             return
+        if not change.undoing():
+            why = found
         time.sleep(0.5)
-    _await(lambda: all(_why_not(way) == "" for way in ways) and _through(ways), undo_after_s)
+    _await(lambda: all(_why_not(way) == "" for way in ways), undo_after_s)
+    time.sleep(ANSWER_S)
     raise Fault(
         f"the change of the network was undone, for within {undo_after_s} s {why}",
         "see to the network, then apply the state again",

@@ -104,6 +104,11 @@ def pending() -> bool:
     return (HOME / "pending").is_dir() or (HOME / "undoing").is_dir()
 
 
+def undoing() -> bool:
+    """Say whether the change is being undone, or was."""
+    return not (HOME / "pending").is_dir()
+
+
 def confirm() -> bool:
     """Let the change stay; say whether it was there to be confirmed."""
     try:

@@ -8,65 +8,18 @@ its states and its registration are the stand-ins of ``tests/uyuni``, written fr
 was seen to do.
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 
 import pytest
 import store_site
-import yaml
-from tests.uyuni import api, page
+from tests.uyuni import api
+from tests.uyuni.site import SILENT, SUSEMANAGER_CONF, UyuniSite
 
-HERE = pathlib.Path(__file__).parent
-UYUNI = HERE.parent / "uyuni"
-FORMS = HERE.parents[1] / "uyuni"
-SUSEMANAGER = pathlib.Path("/srv/susemanager")
-DATABASE = SUSEMANAGER / "database.json"
 HYPERVISOR, GUEST = "hv-0417", "store-0417"
 MASTER = "uyuni.example.com"
-SILENT = "Uyuni gives no pillar to"
-
-
-def register(minion, **data):
-    """Do what Uyuni does at the end of a registration: a row, and a file of the system's own."""
-    database = json.loads(DATABASE.read_text()) if DATABASE.exists() else {"groups": {}}
-    database.setdefault("systems", {})[minion] = data
-    DATABASE.with_suffix(".new").write_text(json.dumps(database))
-    DATABASE.with_suffix(".new").replace(DATABASE)
-    (SUSEMANAGER / f"salt/packages/packages_{minion}.sls").write_text("{}\n")
-
-
-def form_data(site):
-    """Return what an operator fills in on both pages, as the server keeps it."""
-    wanted = {**site.store_server("0417"), "master": MASTER}
-    shared = ("image", "cpus", "memory_mib", "disk_gib", "virt_type", "master")
-    defaults = {key: wanted[key] for key in shared} | {
-        "minion": "salt-minion",
-        "start": {"steady_s": 1},
-        "verify": {"command": ["grep '^Hello' /srv/demo/hello"]},
-    }
-    own = {"store": "0417", "auto_deploy": True, "interfaces": {"eth0": {"source": "br0"}}}
-    return {
-        formula: {"store_server": page.on_page(layout(formula), filled)}
-        for formula, filled in (("store-defaults", defaults), ("store-server", own))
-    }
-
-
-def layout(formula):
-    return yaml.safe_load((FORMS / formula / "form.yml").read_text())["store_server"]
-
-
-@contextlib.contextmanager
-def database_away():
-    """Have the database not answer for a while."""
-    away = DATABASE.rename(DATABASE.with_suffix(".away"))
-    try:
-        yield
-    finally:
-        away.rename(DATABASE)
 
 
 @pytest.fixture(scope="module")
@@ -77,41 +30,33 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def uyuni(site, server):
+def theirs():
+    """What Uyuni has beside ours."""
+    return UyuniSite()
+
+
+@pytest.fixture(scope="module")
+def uyuni(site, server, theirs):
     """The site's master, as Uyuni's."""
-    shutil.copytree(UYUNI / "server", SUSEMANAGER)
-    for formula in ("store-defaults", "store-server"):
-        shutil.copytree(FORMS / formula, f"/srv/formula_metadata/{formula}")
     # By a full name, as Uyuni has it; a copy of the file goes into each guest.
     hosts = pathlib.Path("/srv/hosts")
     hosts.write_text(pathlib.Path("/etc/hosts").read_text() + f"{store_site.ADDRESS} {MASTER}\n")
     store_site.run("mount", "--bind", hosts, "/etc/hosts")
     store_site.run("ip", "link", "add", "br0", "type", "bridge")
     store_site.run("ip", "link", "set", "br0", "up")
-    forms = form_data(site)
-    DATABASE.write_text(
-        json.dumps(
-            {"groups": {"stores": {"formulas": {"store-defaults": forms["store-defaults"]}}}}
-        )
-    )
-    # What the formula would install is there; it has a classic minion, as its site would say.
-    ready = {
-        "mgr_avoid_venv_salt_minion": True,
-        "store_hypervisor": {"packages": ["qemu-utils"], "service": ""},
-    }
-    register(
-        HYPERVISOR,
-        groups=["stores"],
-        formulas={"store-server": forms["store-server"]},
-        pillar=ready,
-    )
+    wanted = {**site.store_server("0417"), "master": MASTER, "minion": "salt-minion"}
+    shared = ("image", "cpus", "memory_mib", "disk_gib", "virt_type", "master", "minion")
+    probes = {"command": ["grep '^Hello' /srv/demo/hello"]}
+    defaults = {key: wanted[key] for key in shared} | {"start": {"steady_s": 1}, "verify": probes}
+    own = {"store": "0417", "auto_deploy": True, "interfaces": {"eth0": {"source": "br0"}}}
+    theirs.describe(HYPERVISOR, defaults, own)
     password = pathlib.Path("/etc/salt/uyuni-password")
     password.touch(0o600)
     password.write_text(f"{server.uyuni.password}\n")
     told = {"url": server.url, "user": server.uyuni.user, "ca_file": server.ca_file}
     site.master.kill()
     site.master.start(
-        beside=UYUNI / "susemanager.conf",
+        beside=SUSEMANAGER_CONF,
         store_deploy={"uyuni": {**told, "password_file": str(password)}},
     )
     site.start_hypervisors(HYPERVISOR)
@@ -150,8 +95,8 @@ def test_the_doctor_finds_nothing_wrong(uyuni):
     assert done.answer == {"faults": []}, done.stdout
 
 
-def test_while_the_database_is_away_a_store_is_not_taken_for_unknown(uyuni):
-    with database_away():
+def test_while_the_database_is_away_a_store_is_not_taken_for_unknown(uyuni, theirs):
+    with theirs.database_away():
         done = uyuni.salt_run("plan", "0417")
         assert (done.status, done.sentences[0][: len(SILENT)]) == (1, SILENT), done.stdout
     planned = uyuni.salt_run("plan", "0417")
@@ -167,8 +112,8 @@ def configuring(uyuni):
     return waits(uyuni, "configuring", SILENT)
 
 
-def test_a_guests_highstate_begins_when_uyuni_has_registered_it(uyuni, configuring):
-    register(GUEST, pillar={"greeting": "Hello from store 0417"})
+def test_a_guests_highstate_begins_when_uyuni_has_registered_it(uyuni, theirs, configuring):
+    theirs.register(GUEST, pillar={"greeting": "Hello from store 0417"})
     record = uyuni.deployed("0417")
     assert record.hypervisor == HYPERVISOR
     hello = uyuni.stand_ins.disk(GUEST) / "srv/demo/hello"
@@ -179,8 +124,8 @@ def test_a_classic_minion_is_left_to_the_guest_on_purpose(uyuni, configuring):
     assert uyuni.ask(GUEST, "pillar.get", "mgr_avoid_venv_salt_minion") is not None
 
 
-def test_no_highstate_runs_without_its_pillar(uyuni, configuring):
-    with database_away():
+def test_no_highstate_runs_without_its_pillar(uyuni, theirs, configuring):
+    with theirs.database_away():
         for minion in (GUEST, HYPERVISOR):
             errors = highstate(uyuni, minion)
             assert isinstance(errors, list), errors
@@ -190,14 +135,14 @@ def test_no_highstate_runs_without_its_pillar(uyuni, configuring):
 
 
 @pytest.fixture
-def redeployed(uyuni, server, configuring):
+def redeployed(uyuni, theirs, server, configuring):
     """The store's second server, which Uyuni is to onboard anew; yield what is on its disk."""
     uyuni.deployed("0417")
     server.uyuni.register(GUEST)
-    database = json.loads(DATABASE.read_text())
-    (defaults,) = database["groups"]["stores"]["formulas"].values()
-    defaults["store_server"] |= {"registration": "reactivation", "activation_key": "1-store"}
-    DATABASE.write_text(json.dumps(database))
+    with theirs.changed() as database:
+        (defaults,) = database["groups"]["stores"]["formulas"].values()
+        registered = {"registration": "reactivation", "activation_key": "1-store"}
+        defaults["store_server"] |= registered
     with server.lock:
         uyuni.begin("0417", "redeploy=True")
         waits(uyuni, "awaiting_hypervisor", "Uyuni is asked")

@@ -65,8 +65,7 @@ def text(tmp_path, uyuni):
 
 
 def own(uyuni, name):
-    sid = {**uyuni.minions, **{k: sid for k, (sid, _) in uyuni.profiles.items()}}[name]
-    return uyuni.call("formula.getSystemFormulaData", sid, "store-server").get("store_server")
+    return uyuni.named(name)["data"].get("store-server", {}).get("store_server")
 
 
 def test_a_store_is_written_and_a_second_run_writes_nothing(imported, uyuni):
@@ -75,14 +74,14 @@ def test_a_store_is_written_and_a_second_run_writes_nothing(imported, uyuni):
     assert written > 0
     eth0 = {"address": "10.4.17.10/24", "gateway": "10.4.17.1"}
     assert own(uyuni, "hv-1") == {"store": "0417", "interfaces": {"eth0": eth0}}
-    assert uyuni.groups["north"][1] == {1000}
+    assert uyuni.members("north") == {1000}
     found, written = imported(NORTH)
     assert (found.unchanged, written, uyuni.written()) == (["hv-1"], 0, [])
 
 
 def test_what_a_system_has_already_is_kept(imported, uyuni):
     uyuni.call("formula.setFormulasOfServer", 1000, ["locale", "prometheus-exporters"])
-    uyuni.data["System"][1000, "locale"] = {"timezone": "CET"}
+    uyuni.systems[1000]["data"]["locale"] = {"timezone": "CET"}
     imported(NORTH)
     assert uyuni.call("formula.getFormulasByServerId", 1000) == [
         *("locale", "prometheus-exporters", "store-server")
@@ -91,9 +90,9 @@ def test_what_a_system_has_already_is_kept(imported, uyuni):
 
 
 def test_a_list_of_formulas_that_lost_one_is_told(imported, uyuni):
-    uyuni.formulas["Server"][1000] = ["locale"]
+    uyuni.systems[1000]["formulas"] = ["locale"]
     assign = uyuni._assign
-    uyuni._assign = lambda *args: assign(*args[:3], [each for each in args[3] if each != "locale"])
+    uyuni._assign = lambda holder, names: assign(holder, [n for n in names if n != "locale"])
     with pytest.raises(StoreDeployError, match="to add store-server, it has no locale"):
         imported(NORTH)
 
@@ -112,7 +111,7 @@ def test_what_the_pages_store_is_what_a_list_wrote(imported, uyuni):
     filled = uyuni_page.shown(forms[1], data)
     filled["data_disks"].pop("", None)
     saved = uyuni_page.stored(uyuni_page.saved(forms[1], filled))
-    uyuni.data["System"][1000, "store-server"] = {"store_server": saved}
+    uyuni.systems[1000]["data"]["store-server"] = {"store_server": saved}
     found, _ = imported({**NORTH, "auto_deploy": False})
     assert found.unchanged == ["hv-1"]
     # What the pillar is then, is what the spec was tried with.
@@ -135,12 +134,13 @@ def test_a_hypervisor_that_is_no_system_waits_or_gets_a_profile(imported, uyuni)
     assert "is no system of Uyuni yet" in found.waiting["hv-9"]
     with_mac = {**new, "hypervisor_mac": "52:54:00:00:00:09"}
     found, written = imported(with_mac)
-    assert uyuni.profiles == {"hv-9": (2000, "52:54:00:00:00:09")}
+    profile = uyuni.named("hv-9")
+    assert (profile["minion"], profile["mac"]) == ("", "52:54:00:00:00:09")
     assert own(uyuni, "hv-9")["store"] == "0417"
-    assert uyuni.groups["north"][1] == {2000}
+    assert uyuni.members("north") == {1003}
     assert imported(with_mac)[0].unchanged == ["hv-9"]
     # When it is registered, it is the same system.
-    uyuni.minions["hv-9"] = uyuni.profiles.pop("hv-9")[0]
+    profile["minion"] = "hv-9"
     assert imported(new)[0].unchanged == ["hv-9"]
 
 
@@ -158,7 +158,7 @@ def test_a_store_that_changes_its_group_is_in_one_of_them(imported, uyuni, text)
         "stores: [{hypervisor: hv-1, store: '0417', group: south}]",
         apply=True,
     )
-    assert (uyuni.groups["north"][1], uyuni.groups["south"][1]) == (set(), {1000})
+    assert (uyuni.members("north"), uyuni.members("south")) == (set(), {1000})
     found, _ = imported({**NORTH, "group": "north"})
     assert found.changes[0].differs["group"] == ("'south'", "'north'")
     # Where no group is named, nothing is changed.
@@ -180,7 +180,7 @@ def test_a_store_in_two_groups_with_defaults_is_taken_out_of_the_other(imported,
     uyuni.call("systemgroup.addOrRemoveSystems", "tills", [1000], True)
     found, _ = imported(NORTH)
     assert found.changes[0].differs == {"group": ("'north, tills'", "'north'")}
-    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, set())
+    assert (uyuni.members("north"), uyuni.members("tills")) == ({1000}, set())
     assert imported(NORTH)[0].unchanged == ["hv-1"]
 
 
@@ -189,7 +189,7 @@ def test_a_group_that_gets_the_defaults_by_the_list_is_one_of_those(text, uyuni)
         uyuni.call("systemgroup.addOrRemoveSystems", name, [1000], True)
     content = GROUP.replace("south", "tills") + "  - {hypervisor: hv-1, store: '1', group: north}\n"
     text(content, apply=True)
-    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, {1001})
+    assert (uyuni.members("north"), uyuni.members("tills")) == ({1000}, {1001})
     text(content, apply=True)
     assert uyuni.written() == []
 
@@ -197,7 +197,7 @@ def test_a_group_that_gets_the_defaults_by_the_list_is_one_of_those(text, uyuni)
 def test_other_groups_of_a_system_are_left_alone(imported, uyuni):
     uyuni.call("systemgroup.addOrRemoveSystems", "tills", [1000], True)
     imported(NORTH)
-    assert (uyuni.groups["north"][1], uyuni.groups["tills"][1]) == ({1000}, {1000})
+    assert (uyuni.members("north"), uyuni.members("tills")) == ({1000}, {1000})
 
 
 def test_many_stores_are_put_into_their_group_by_one_call(imported, uyuni):
@@ -209,9 +209,8 @@ def test_many_stores_are_put_into_their_group_by_one_call(imported, uyuni):
 def test_a_group_of_the_list_becomes_a_group_with_the_defaults(text, uyuni):
     found, _ = text(GROUP, apply=True)
     assert [each.name for each in found.changes] == ["group south", "hv-2"]
-    gid, members = uyuni.groups["south"]
-    assert members == {1001}
-    data = uyuni.call("formula.getGroupFormulaData", gid, "store-defaults")["store_server"]
+    assert uyuni.members("south") == {1001}
+    data = uyuni.groups["south"]["data"]["store-defaults"]["store_server"]
     assert data["verify"] == {"tcp": [22], "service": ["sshd"]}
     found, written = text(GROUP, apply=True)
     assert (found.unchanged, written, uyuni.written()) == (["group south", "hv-2"], 0, [])
@@ -293,7 +292,7 @@ def test_a_fault_in_between_is_told_and_the_next_run_goes_on(imported, uyuni):
 
 
 def test_a_server_without_the_forms_is_told_so(imported, uyuni):
-    uyuni.names.remove("store-server")
+    del uyuni.forms["store-server"]
     with pytest.raises(StoreDeployError, match="Uyuni has no formula store-server"):
         imported(NORTH)
 
@@ -320,8 +319,9 @@ def test_what_was_exported_changes_nothing_when_it_is_imported(imported, tmp_pat
 @pytest.mark.thorough
 def test_3000_stores_are_written_and_a_second_run_writes_nothing(imported, uyuni):
     rows = [{**row, "group": "north"} for row in store_lists.numbered(3000)]
-    uyuni.minions = {row["hypervisor"]: 5000 + n for n, row in enumerate(rows)}
+    uyuni.systems.clear()
     for row in rows:
+        uyuni.register(row["hypervisor"])
         row["interfaces.eth0.source"] = "br0"
     found, written = imported(*rows)
     assert (len(found.changes), written > 0) == (3000, True)

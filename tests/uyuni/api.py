@@ -27,7 +27,7 @@ class Uyuni:
         self.forms = forms or {}
         self.systems, self.groups, self.keys, self.reactivation = {}, {}, {"1-store"}, {}
         self.sessions, self.calls = set(), []
-        self._numbers = itertools.count(1000010000)
+        self._numbers, self._group_numbers = itertools.count(1000010000), itertools.count(1)
 
     # What tests do.
 
@@ -97,6 +97,9 @@ class Uyuni:
                 element = layout[key]
                 if element.get("$type") == "group":
                     check(element, value, f"{path}.{key}")
+                elif "$key" in element.get("$prototype", {}):
+                    for name, item in value.items():
+                        check(element["$prototype"], item, f"{path}.{key}.{name}")
                 elif "$default" in element and type(value) is not type(element["$default"]):
                     raise xmlrpc.client.Fault(1066, f"{path}.{key} is of another class")
 
@@ -126,7 +129,7 @@ class Uyuni:
             sid for sid, s in self.systems.items() if s["name"] == name or (mac and s["mac"] == mac)
         ]
         if known:
-            raise xmlrpc.client.Fault(1100, f"Systems already exist: {known}")
+            raise xmlrpc.client.Fault(1100, f"System(s) exist: {known}")
         sid = self.register(name, mac=mac)
         self.systems[sid]["minion"] = ""
         return sid
@@ -148,7 +151,7 @@ class Uyuni:
     def systemgroup_create(self, name, description):
         if name in self.groups:
             raise xmlrpc.client.Fault(1305, f"{name} exists")
-        group = {"id": next(self._numbers), "description": description, "org_id": 1}
+        group = {"id": next(self._group_numbers), "description": description, "org_id": 1}
         self.groups[name] = {**group, "system_count": 0}
         return {"name": name, **self.groups[name]}
 
@@ -189,10 +192,10 @@ class Uyuni:
         return self._assign(self._group(gid), names)
 
     def _assign(self, holder, names):
-        """Replace the list; the data of what is dropped goes."""
+        """Replace the list, sorted as all formulas are; the data of what is dropped goes."""
         if unknown := set(names) - set(self.forms):
             raise xmlrpc.client.Fault(1065, f"unknown formulas: {unknown}")
-        holder["formulas"] = list(names)
+        holder["formulas"] = sorted(names)
         holder["data"] = {k: v for k, v in holder.get("data", {}).items() if k in names}
         return 1
 

@@ -60,10 +60,11 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.lower().endswith("_p
 
 
 def until(fact, seconds, what, every=0.1):
-    """Wait for a fact and return it."""
+    """Wait for a fact and return it; ``what`` it is is a text, or a function that returns one."""
     deadline = time.monotonic() + seconds
     while not (found := fact()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        told = what() if callable(what) else what
+        assert time.monotonic() < deadline, f"not within {seconds} s: {told}"
         time.sleep(every)
     return found
 
@@ -414,8 +415,13 @@ class Site:
             last = record.generation if record else 0
             return any(c.state == state and c.generation == last for c in self.history(store))
 
-        until(reached, seconds, f"store {store} is {state}")
+        until(reached, seconds, lambda: f"store {store} is {state}: {self.told(store)}")
         return self.record(store)
+
+    def told(self, store):
+        """Say how far the deployment is, and why not further."""
+        record = self.record(store)
+        return record and f"{record.state}, {record.failed_in} {record.reason}"
 
     def ended(self, store, seconds=300):
         """Wait for the deployment's end and return the record."""

@@ -69,17 +69,12 @@ def uyuni(site, server, theirs):
 
 def waits(site, state, why):
     """Wait until the deployment says why it waits in a state."""
-    seen = []
 
     def told():
         record = site.record("0417")
-        seen[:] = [record and (record.state, record.reason)]
-        return record if record and record.state == state and why in record.reason else None
+        return record and record.state == state and why in record.reason
 
-    try:
-        return store_site.until(told, 120, f"store 0417 waits in {state}: {why}")
-    except AssertionError as err:
-        raise AssertionError(seen) from err
+    store_site.until(told, 120, lambda: f"{state}, {why}: {site.told('0417')}")
 
 
 def highstate(site, minion):

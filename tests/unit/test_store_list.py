@@ -554,6 +554,14 @@ def test_a_column_has_a_spreadsheets_letters():
     assert [csv_file.letter(n) for n in (0, 25, 26, 701, 702)] == ["A", "Z", "AA", "ZZ", "AAA"]
 
 
+def test_the_examples_of_the_page_are_lists_without_faults(told):
+    page = (REPO / "docs" / "stores.md").read_text()
+    (text,) = re.findall(r"(?s)```\n(hypervisor,.*?)```", page)
+    assert told(text) == []
+    (text,) = re.findall(r"(?s)```yaml\n(groups:.*?)```", page)
+    assert told(text, "stores.yaml") == []
+
+
 @pytest.mark.parametrize("name", ["kvm-dhcp.csv", "xen-static.csv", "group.yaml"])
 def test_the_examples_are_lists_without_faults(tmp_path, name):
     defaults = yaml.safe_load((REPO / "pillar/stores/defaults.sls").read_text())["store_server"]

@@ -144,11 +144,28 @@ def test_a_hypervisor_that_is_no_system_waits_or_gets_a_profile(imported, uyuni)
     assert imported(new)[0].unchanged == ["hv-9"]
 
 
-def test_a_hardware_address_of_another_profile_is_told_with_its_hypervisor(imported, uyuni):
+def test_a_hardware_address_of_another_profile_is_told_before_anything_is_written(text, uyuni):
     uyuni.call("system.createSystemProfile", "x", {"hwAddress": "52:54:00:00:00:09"})
+    row = "- {hypervisor: hv-9, store: '1', group: north, hypervisor_mac: '52:54:00:00:00:09'}\n"
+    _, faults = text(row)
+    assert faults == [
+        "line 1, column 64: hypervisor_mac 52:54:00:00:00:09 is that of the profile x"
+    ]
+    assert uyuni.written() == []
+    _, faults = text((row + row.replace("-9", "-8").replace("'1'", "'2'")).replace(":09", ":0a"))
+    assert faults == [
+        "line 2, column 64: hypervisor_mac 52:54:00:00:00:0a is also in line 1, column 3"
+    ]
+
+
+def test_a_hardware_address_of_a_registered_system_is_told_with_its_hypervisor(imported, uyuni):
+    uyuni.profiles["x"] = (2000, "52:54:00:00:00:09")
+    listed = uyuni.system_listEmptySystemProfiles
+    uyuni.system_listEmptySystemProfiles = list
     new = {**NORTH, "hypervisor": "hv-9", "hypervisor_mac": "52:54:00:00:00:09"}
-    with pytest.raises(StoreDeployError, match="hv-9: 1100: System"):
+    with pytest.raises(StoreDeployError, match=r"hv-9: 1100: System.*; 0 of 1 were written"):
         imported(new)
+    assert [each["name"] for each in listed()] == ["x"]
 
 
 def test_a_store_that_changes_its_group_is_in_one_of_them(imported, uyuni, text):

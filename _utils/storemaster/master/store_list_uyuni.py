@@ -41,6 +41,8 @@ class UyuniTarget:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._ids: dict[str, int] = {}
+        self._macs: dict[str, str] = {}
+        """Whose profile has a hardware address."""
         self._groups: dict[str, int] = {}
         """All system groups."""
         self._ours: dict[str, set[int]] = {}
@@ -62,7 +64,11 @@ class UyuniTarget:
                 f"Uyuni has no formula {' and no '.join(sorted(missing))}",
                 "install the forms: docs/uyuni.md",
             )
-        self._ids = {each["name"]: each["id"] for each in call("system.listEmptySystemProfiles")}
+        profiles = call("system.listEmptySystemProfiles")
+        self._ids = {each["name"]: each["id"] for each in profiles}
+        self._macs = {
+            mac.lower(): each["name"] for each in profiles for mac in each.get("hw_address") or ()
+        }
         self._ids |= {str(name): int(sid) for name, sid in call("system.getMinionIdMap").items()}
         self._groups = {each["name"]: each["id"] for each in call("systemgroup.listAllGroups")}
         named = {str(row.group) for row in (*stores.rows, *stores.groups.values())}
@@ -90,7 +96,7 @@ class UyuniTarget:
         return own
 
     def faults(self, row: Row) -> Iterator[tuple[str, str]]:
-        """Find groups that are nowhere described, and fields that are on no page."""
+        """Find groups that are nowhere described, fields on no page, addresses of others."""
         formula = DEFAULTS if row.is_group else SERVER
         for column in columns.flat(row.own):
             if not _is_on_page(formula, column) and columns.field_of(column):
@@ -100,6 +106,9 @@ class UyuniTarget:
             known = ", ".join(sorted(self._data)) or "none"
             told = "no system group of Uyuni and none of this list"
             yield GROUP, f"{GROUP} is {shown(group)}, {told} (groups with {DEFAULTS}: {known})"
+        other = self._macs.get(str(row.mac), row.hypervisor)
+        if other != row.hypervisor:
+            yield HYPERVISOR_MAC, f"{HYPERVISOR_MAC} {row.mac} is that of the profile {other}"
 
     def _in(self, row: Row) -> list[str]:
         """Return the groups that a hypervisor is in: with defaults, or else named by the list."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from storemaster.deployment.formats import shown
 from storemaster.deployment.spec import Interface
-from storemaster.deployment.store_list.columns import HYPERVISOR
+from storemaster.deployment.store_list.columns import HYPERVISOR, HYPERVISOR_MAC
 from storemaster.deployment.store_list.rows import Fault, Row
 
 
@@ -114,6 +114,8 @@ def _claims(member: Member) -> Iterator[Claim]:
     name, store = member.row.hypervisor, values["store"]
     if isinstance(name, str) and name:
         yield Claim("hypervisor", name, HYPERVISOR)
+    if isinstance(member.row.mac, str) and member.row.mac:
+        yield Claim("mac", member.row.mac, HYPERVISOR_MAC)
     if store:
         yield Claim("store", store, "store")
     # What is made of a store ID is nothing without one.

@@ -159,13 +159,12 @@ def test_a_hardware_address_of_another_profile_is_told_before_anything_is_writte
 
 
 def test_a_hardware_address_of_a_registered_system_is_told_with_its_hypervisor(imported, uyuni):
-    uyuni.profiles["x"] = (2000, "52:54:00:00:00:09")
-    listed = uyuni.system_listEmptySystemProfiles
-    uyuni.system_listEmptySystemProfiles = list
+    sid = uyuni.register("x", mac="52:54:00:00:00:09")
     new = {**NORTH, "hypervisor": "hv-9", "hypervisor_mac": "52:54:00:00:00:09"}
     with pytest.raises(StoreDeployError, match=r"hv-9: 1100: System.*; 0 of 1 were written"):
         imported(new)
-    assert [each["name"] for each in listed()] == ["x"]
+    assert uyuni.named("x")["minion"] == "x"
+    assert sorted(uyuni.systems) == [1000, 1001, 1002, sid]
 
 
 def test_a_store_that_changes_its_group_is_in_one_of_them(imported, uyuni, text):

@@ -97,10 +97,17 @@ def _registration():
     """Take them from the pillar as it is now, not from what this minion knows of it."""
     environment = _environment()
     asked = salt.pillar.get_pillar(
-        *(__opts__, __grains__, __opts__["id"], environment["saltenv"] or None),
+        # On 3006 what the loader has is nothing in the thread that asks.
+        *(__opts__, dict(__grains__), __opts__["id"], environment["saltenv"] or None),
         pillarenv=environment["pillarenv"] or None,
     )
-    told = asked.compile_pillar()
+    try:
+        told = asked.compile_pillar()
+    except salt.exceptions.SaltException as err:
+        raise Fault(
+            f"the master cannot be asked for the keys for Uyuni: {str(err) or type(err).__name__}",
+            "see to the master and the line",
+        ) from err
     keys = {
         "activation_key": told.get("store_server", {}).get("activation_key"),
         "management_key": told.get("store_deploy", {}).get("management_key"),

@@ -13,10 +13,11 @@ venv = $$(tests/lab/install $(1))
 # Runs a command with the environment of SALT on a private machine, whose folder goes with it.
 on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir"' EXIT; \
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
-scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi tests/lab)
+scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi packaging tests/lab)
 
-.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/others lint types descriptions unit functional integration matrix faults night e2e bench bench-scale image diagram \
-	lab-up lab-down clean packages
+.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/others lint types descriptions unit functional \
+	integration packaging matrix faults night e2e bench bench-scale image diagram lab-up lab-down clean packages install \
+	uninstall rpm deb
 
 help:  ## list the targets
 	@echo 'Targets (SALT=3008, 3006 or 3006.8 chooses the Salt line, now $(SALT)):'
@@ -41,12 +42,12 @@ of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.p
 of_files = $(filter %good_path.py %doctor.py,$(files))
 longest = part/3008/e2e $(addsuffix /functional,part/3008 part/3006) part/3008/integration/test_time.py \
 	$(addsuffix /integration/test_restored.py,part/3008 part/3006)
-parts = $(longest) $(filter-out $(longest),$(addprefix part/3008/,$(files) unit) \
+parts = $(longest) $(filter-out $(longest),$(addprefix part/3008/,$(files) unit packaging) \
 	$(addprefix part/3006/,$(of_salt) unit) $(addprefix part/3006.8/,$(of_files)))
 # The rest of the core imports no Salt, and both lines have the same Python.
 part/3006/unit: export UNITS = $(shell grep --files-with-matches --extended-regexp 'import salt|storemaster\.master' \
 	tests/unit/test_*.py)
-rest = part/3008/matrix part/3006/matrix part/3006/e2e $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
+rest = part/3008/matrix part/3006/matrix part/3006/e2e part/3006/packaging $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
 
 long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make night`
 	+@$(call timed,--jobs=3 $(rest))
@@ -85,6 +86,9 @@ unit: packages  ## the core by itself
 functional: packages  ## modules, states and runners in Salt's loader, with a real libvirt
 	@$(call on_machine,pytest tests/functional)
 
+packaging: packages  ## install, upgrade and remove, in each documented way
+	@$(call on_machine,pytest tests/packaging)
+
 integration: packages  ## a real master and minions with the shipped configuration (TESTS: some files of it)
 	@$(call on_machine,pytest $(TESTS))
 
@@ -121,6 +125,22 @@ diagram: packages  ## write what is made of lifecycle and field table: diagram, 
 		uyuni/store-defaults/form.yml uyuni/store-defaults/metadata.yml uyuni/store-defaults/pillar.example \
 		uyuni/store-server/form.yml uyuni/store-server/metadata.yml uyuni/store-server/pillar.example; \
 		do $(call venv,3008)/bin/python tests/diagram.py $$file; done
+
+FLAVOUR ?= plain
+AUTOSIGN ?= yes
+export DESTDIR AUTOSIGN
+
+install:  ## install on this Salt master (FLAVOUR=plain, uyuni or uyuni-container; DESTDIR=; AUTOSIGN=no)
+	@packaging/install '$(FLAVOUR)'
+
+uninstall:  ## remove what `make install` has installed (DESTDIR=)
+	@packaging/install --remove
+
+rpm:  ## build the RPMs into artifacts/
+	@packaging/build rpm
+
+deb:  ## build the Debian packages into artifacts/
+	@packaging/build deb
 
 lab-up: packages  ## start a master, a hypervisor and libvirt to play with: tests/lab/lab
 	@tests/lab/lab up

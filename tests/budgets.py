@@ -24,6 +24,11 @@ BUDGETS = {
         "790 s to 1260 s",
         "Salt's loader, `salt-run` (a second or more a call), qemu-img",
     ),
+    "packaging": (
+        150,
+        "64 s beside others",
+        "two builds of each package, `salt-run deploy.doctor` for each way to install",
+    ),
     "e2e": (
         1600,
         "1130 s alone, 1580 s with the making of its image",

@@ -105,7 +105,7 @@ def machine(typed):
 
 @pytest.fixture
 def installed(machine, typed):
-    clone, link = commands("The master")
+    clone, link = commands("A checkout as it stands")
     # That it is cloned is what the private machine begins with.
     assert clone.split()[:2] == ["git", "clone"]
     assert clone.split()[3] == str(CHECKOUT)
@@ -134,16 +134,19 @@ def test_after_uninstalling_as_the_page_says_nothing_is_left_but_what_it_names(i
     assert modules.exists()
     own = MASTER_D / "10-site.conf"
     own.write_text("file_roots: {base: [/srv/salt]}\n")
-    for line in commands("Uninstall"):
+    clean, *rest = commands("Uninstall")
+    ((remove, stays),) = re.findall(
+        r"(?m)^\| a checkout .*?\| `(.*?)` \|(.*)", pages.chapter("Uninstall")
+    )
+    for line in (clean, remove, *rest):
         status, told = typed(line)
         assert status == 0, told
     assert pathlib.Path("/srv/systemctl").read_text() == "restart salt-master\n"
     assert list(MASTER_D.iterdir()) == [own]
     assert "'deploy.doctor' is not available." in typed(DOCTOR)[1]
     assert not modules.exists()
-    kept = pages.chapter("Uninstall").partition("What stays")[2]
-    assert f"`{STATE_DIR}`" in kept
-    assert f"`{CHECKOUT}`" in kept
+    assert f"`{STATE_DIR}`" in stays
+    assert f"`{CHECKOUT}`" in stays
 
 
 # Where no verb runs

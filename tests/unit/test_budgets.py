@@ -18,7 +18,7 @@ def test_a_run_is_told_by_part_the_longest_one_first():
 
 
 def test_the_tiers_of_make_test_have_a_budget_and_what_is_beside_them_has_none():
-    assert all(budgets.budget_s(tier) for tier in ("unit", "functional", "e2e"))
+    assert all(budgets.budget_s(tier) for tier in ("unit", "functional", "packaging", "e2e"))
     assert budgets.budget_s("matrix") == 0
 
 

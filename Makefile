@@ -26,7 +26,7 @@ help:  ## list the targets
 demo: packages  ## deploy store 0815 into a real guest, and show how
 	@tests/lab/demo
 
-test: lint types descriptions  ## unit, functional and integration on 3008, most on 3006, some on 3006.8, the real guest
+test: lint types descriptions  ## unit, functional, packaging, integration on 3008, most on 3006, some on 3006.8, the real guest
 	+@$(call timed,--jobs=$(SIDE_BY_SIDE) $(parts))
 
 # Runs parts, and then prints how long each took, and how long it may take.

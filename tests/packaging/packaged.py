@@ -3,6 +3,7 @@
 """The ways to install, each into a root folder of its own, and a master that runs from there."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -40,6 +41,14 @@ SUSEMANAGER = {
     "gather_job_timeout": 120,
     "file_recv": True,
 }
+
+RUNNING = """
+salt-master --log-level=error >&2 &
+trap 'kill %1; wait' EXIT
+until [ -e /var/lib/salt/store-deploy/pump.json ]; do sleep 0.1; kill -0 %1; done
+salt-run deploy.doctor hypervisors=False --out=json
+"""
+"""Asks the doctor while a master runs whose engine has begun to work."""
 
 INSIDE = """
 set -e
@@ -103,9 +112,10 @@ class Root:
             capture_output=True,
         )
 
-    def found(self):
+    def found(self, *command):
         """Return what the doctor finds, with how to mend it."""
-        done = self.run("salt-run", "deploy.doctor", "hypervisors=False", "--out=json")
+        asked = ("salt-run", "deploy.doctor", "hypervisors=False", "--out=json")
+        done = self.run(*(command or asked))
         assert done.stdout.startswith("{"), done.stdout + done.stderr
         return {each["fault"]: each["mend"] for each in json.loads(done.stdout)["faults"]}
 
@@ -139,6 +149,10 @@ class Make(Root):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # As careful administrators have it.
+            umask=0o077,
+            # Not as a part of the make that may run the tests.
+            env={name: told for name, told in os.environ.items() if not name.startswith("MAKE")},
         )
 
     def do(self, *words, **told):
@@ -255,4 +269,7 @@ def newer(folder):
     kept = [line for line in spec.read_text().splitlines() if "-reactor.conf" not in line]
     spec.write_text("".join(f"{line}\n" for line in kept))
     (folder / "reactor/new.sls").write_text("{}\n")
+    # What Python leaves in a checkout that is used
+    subprocess.run([sys.executable, "-m", "compileall", "-q", folder / "_runners"], check=True)
+    assert (folder / "_runners/__pycache__").exists()
     return folder

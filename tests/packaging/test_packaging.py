@@ -115,13 +115,21 @@ def test_a_link_that_was_removed_is_missed_and_its_original_is_where_the_page_sa
 
 
 @each_way
-def test_an_upgrade_keeps_the_settings_that_were_changed_and_the_ledger(root):
+def test_an_upgrade_keeps_the_settings_that_were_changed_and_the_ledger(root, way):
     root.install()
     ledger = deploy_a_store(root)
     before = ledger.read_bytes()
     change(root / SETTINGS)
     root.upgrade()
     assert root.opts("store_deploy")[0]["max_active"] == 7
+    suffix = {"RPM": ".rpmnew", "Debian package": ".dpkg-dist"}.get(way)
+    new = (
+        root / f"{SETTINGS}{suffix}"
+        if suffix
+        else root.tree / "master.d" / pathlib.Path(SETTINGS).name
+    )
+    assert "max_active: 60" in new.read_text()
+    assert f"`{suffix or '/usr/share/store-deploy/master.d'}`" in pages.chapter("Upgrade")
     assert ledger.read_bytes() == before
     told = (root.tree / "salt/_utils/storelib/__init__.py").read_text()
     assert '"99.0.0"' in told
@@ -130,11 +138,25 @@ def test_an_upgrade_keeps_the_settings_that_were_changed_and_the_ledger(root):
     assert {path.name for path in root.tree.parent.glob("store-deploy.*")} == set()
 
 
+@pytest.mark.parametrize("way", MAKE, indirect=True)
+def test_everybody_can_read_what_comes_from_a_closed_checkout(root, tmp_path):
+    root.old = packaged.newer(tmp_path / "closed")
+    packaged.run("chmod", "-R", "go=", root.old)
+    before = set(root.path.rglob("*"))
+    root.install()
+    made = [path for path in root.path.rglob("*") if path not in before and not path.is_symlink()]
+    assert [path for path in made if path.stat().st_mode & 0o044 != 0o044] == [root / STATE]
+    assert [path for path in made if path.is_dir() and not path.stat().st_mode & 1] == [
+        root / STATE
+    ]
+
+
 @each_way
 def test_an_upgrade_brings_the_settings_that_were_not_changed(root):
     root.install()
     root.upgrade()
     assert "max_active: 60" in (root / SETTINGS).read_text()
+    assert list(root.tree.rglob("__pycache__")) == []
 
 
 @each_way
@@ -211,6 +233,14 @@ def test_beside_uyunis_configuration_its_names_win_and_nothing_of_it_is_lost(roo
     for form in ("store-defaults", "store-server"):
         for path in (REPO / "uyuni" / form).iterdir():
             assert (root / FORMS[way] / form / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_master_beside_uyunis_configuration_runs_what_was_installed(tmp_path, sources):
+    root = packaged.Rpm(tmp_path, sources)
+    root.make_uyunis()
+    (root / MASTER_D / "10-lab.conf").write_text("interface: 127.0.0.1\nworker_threads: 2\n")
+    root.install()
+    assert root.found("timeout", "60", "bash", "-e", "-c", packaged.RUNNING) == {}
 
 
 def test_in_containers_all_is_in_volumes(tmp_path, sources):

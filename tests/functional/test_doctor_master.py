@@ -197,7 +197,7 @@ def test_another_default_include_is_found(master):
     [
         ("50-store-deploy-engine.conf", ["the engine store_pump is not configured"]),
         ("50-store-deploy-schedule.conf", ["no schedule calls deploy.reconcile"]),
-        ("zz-store-deploy-pillar.conf", ["ext_pillar store_deploy is not configured"]),
+        ("50-store-deploy-pillar.conf", ["ext_pillar store_deploy is not configured"]),
         ("40-store-deploy-autosign.conf", ["no autosign_file is set"]),
     ],
 )
@@ -389,7 +389,7 @@ def test_links_that_are_not_followed_are_found(master, tmp_path):
     """As a site has them that links what we serve into a folder of its own."""
     for each in (REPO / "salt").iterdir():
         (tmp_path / each.name).symlink_to(each)
-    master.say("zz-store-deploy-modules.conf", file_roots={"base": [str(tmp_path)]})
+    master.say("50-store-deploy-modules.conf", file_roots={"base": [str(tmp_path)]})
     assert master.found() == {}
     master.say(SITE, fileserver_followsymlinks=False)
     (fault,) = master.found()
@@ -398,13 +398,13 @@ def test_links_that_are_not_followed_are_found(master, tmp_path):
 
 
 def test_a_file_root_without_ours_is_found(master):
-    master.say("zz-store-deploy-modules.conf", file_roots={"base": ["/nowhere"]})
+    master.say("50-store-deploy-modules.conf", file_roots={"base": ["/nowhere"]})
     named_and_mended(master, "minions do not get salt://_modules/provisioning_helper.py and ")
 
 
 def test_modules_in_another_environment_only_are_found(master):
-    told = master.read("zz-store-deploy-modules.conf")["file_roots"]["base"]
-    master.say("zz-store-deploy-modules.conf", file_roots={"base": [], "dev": told})
+    told = master.read("50-store-deploy-modules.conf")["file_roots"]["base"]
+    master.say("50-store-deploy-modules.conf", file_roots={"base": [], "dev": told})
     assert serving.missing(master.opts, "dev") == []
     named_and_mended(master, "minions do not get salt://_modules/provisioning_helper.py and ")
 

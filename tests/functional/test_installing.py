@@ -26,7 +26,8 @@ MAIN = pathlib.Path("/etc/salt/master")
 pytestmark = pytest.mark.thorough
 
 MASTER_D = pathlib.Path("/etc/salt/master.d")
-MODULES = MASTER_D / "zz-store-deploy-modules.conf"
+MODULES = MASTER_D / "50-store-deploy-modules.conf"
+SITE = MASTER_D / "60-site.conf"
 STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
 BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 MINION = pathlib.Path("/srv/minion")
@@ -195,7 +196,7 @@ def set_by_an_include():
 
 
 def set_to_a_word():
-    MASTER_D.joinpath("zzz-site.conf").write_text("module_dirs: /srv/modules\n")
+    SITE.write_text("module_dirs: /srv/modules\n")
 
 
 @pytest.mark.parametrize(

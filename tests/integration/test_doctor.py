@@ -27,7 +27,7 @@ def test_the_shipped_configuration_is_healthy(site):
     [
         ("40-store-deploy-autosign", "no autosign_file is set"),
         ("50-store-deploy-engine", "the engine store_pump is not configured"),
-        ("zz-store-deploy-pillar", "ext_pillar store_deploy is not configured"),
+        ("50-store-deploy-pillar", "ext_pillar store_deploy is not configured"),
         ("50-store-deploy-schedule", "no schedule calls deploy.reconcile"),
     ],
 )

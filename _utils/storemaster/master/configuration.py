@@ -44,6 +44,9 @@ def faults(opts: dict) -> Iterator[Fault]:
 
 def install(opts: dict, name: str) -> str:
     """Say how to get the settings of a shipped file, which may be there and yet not count."""
+    # Where it was installed, and does not run from a checkout, some sort last.
+    last = name.replace("50-", "zz-", 1)
+    name = last if (heartbeat.CHECKOUT / "master.d" / last).exists() else name
     there = main_file(opts).parent / "master.d" / name
     shipped = heartbeat.CHECKOUT / "master.d" / name
     if not os.path.exists(there):

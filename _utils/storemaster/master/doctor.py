@@ -124,7 +124,7 @@ def _configuration(opts: dict) -> Iterator[Fault]:
     elif "store_pump.start" not in salt.loader.engines(opts, {}, {}, {}):
         yield (
             "the engine store_pump is configured, but Salt cannot load it",
-            install(opts, "zz-store-deploy-modules.conf"),
+            install(opts, "50-store-deploy-modules.conf"),
         )
     if not _sweeps(opts):
         yield (
@@ -136,12 +136,12 @@ def _configuration(opts: dict) -> Iterator[Fault]:
         yield (
             "ext_pillar store_deploy is not configured: guests get no guest_pillar, and no report "
             "is sealed",
-            install(opts, "zz-store-deploy-pillar.conf"),
+            install(opts, "50-store-deploy-pillar.conf"),
         )
     elif "store_deploy" not in salt.loader.pillars(opts, {}):
         yield (
             "ext_pillar store_deploy is configured, but Salt cannot load it",
-            install(opts, "zz-store-deploy-modules.conf"),
+            install(opts, "50-store-deploy-modules.conf"),
         )
     if opts.get("order_masters"):
         yield (

@@ -151,7 +151,7 @@ def _why(opts: dict, environment: str, path: str) -> Fault:
     if not there:
         return (
             f"no file root of {environment} has it",
-            install(opts, "zz-store-deploy-modules.conf"),
+            install(opts, "50-store-deploy-modules.conf"),
         )
     for key, entry in _ignored(opts, there[0], path):
         return f"{key} has {entry!r}", f"take {entry!r} out of {key}; {RESTART}"

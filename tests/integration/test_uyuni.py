@@ -85,7 +85,7 @@ def highstate(site, minion):
 
 
 def test_the_doctor_finds_nothing_wrong(uyuni):
-    store_site.Master.age()
+    uyuni.pumped()
     done = uyuni.salt_run("doctor", f"hypervisors={HYPERVISOR}")
     assert done.answer == {"faults": []}, done.stdout
 

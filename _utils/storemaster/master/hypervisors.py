@@ -161,8 +161,8 @@ def _unserved(saltenv: str) -> Fault:
     return (
         f"its saltenv is {saltenv}, in which the master does not serve our files",
         f"remove saltenv from the minion's configuration there, restart salt-minion; or name "
-        f"{heartbeat.CHECKOUT}/salt for {saltenv}, too, under file_roots in "
-        f"50-store-deploy-modules.conf; {RESTART}",
+        f"{heartbeat.CHECKOUT}/salt for {saltenv}, too, under file_roots in a file of master.d; "
+        f"{RESTART}",
     )
 
 

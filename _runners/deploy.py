@@ -487,8 +487,8 @@ def import_(file, apply=False, target="pillar", folder=None, shared_networks=Fal
 
     .. code-block:: bash
 
-        salt-run deploy.import /root/stores.csv
-        salt-run deploy.import /root/stores.csv apply=True
+        salt-run deploy.import /var/lib/salt/stores.csv
+        salt-run deploy.import /var/lib/salt/stores.csv apply=True
     """
     verb.flags(apply=apply, shared_networks=shared_networks)
     people = verb.read_by_people(__opts__)
@@ -517,7 +517,7 @@ def export(file=None, target="pillar", folder=None):
 
     .. code-block:: bash
 
-        salt-run deploy.export /root/stores.csv
+        salt-run deploy.export /var/lib/salt/stores.csv
     """
     return store_lists.export(__opts__, file, target, folder, _tell)
 

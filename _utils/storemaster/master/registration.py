@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from storelib import files
-from storelib.errors import Fault, Refused
+from storelib.errors import Fault, Refused, StoreDeployError
 from storemaster.deployment import verbs
 from storemaster.deployment.record import Record
 from storemaster.deployment.spec import StoreSpec
@@ -65,12 +65,14 @@ def done(opts: dict, record: Record, act: Act) -> None:
 
 
 def faults(opts: dict, spec: StoreSpec) -> Iterator[tuple[str, str]]:
-    """Find what would keep a deployment of that spec from calling Uyuni."""
-    if spec.registration != "keep":
-        try:
-            settings.known_uyuni(opts)
-        except Refused as err:
-            yield f"registration is {spec.registration}, and {err.reason}", err.hint
+    """Find what would keep a deployment of that spec from calling Uyuni, by calling it."""
+    if spec.registration == "keep":
+        return
+    try:
+        with uyuni.session(opts) as server:
+            server.call("system.getMinionIdMap")
+    except StoreDeployError as err:
+        yield f"registration is {spec.registration}, and {err.reason}", err.hint
 
 
 def arranged(server: uyuni.Session, record: Record) -> Mapping[str, str]:

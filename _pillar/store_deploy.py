@@ -58,11 +58,15 @@ def _data(opts, record, minion_id, pillar):
         return {} if guest and record.is_new else {"_errors": [told]}
 
 
-def _seed(opts, record, minion_id):
+def _seed(opts, records, minion_id):
     """Return what a hypervisor puts into the seed that it makes now, and keeps nowhere else."""
-    makes = record.hypervisor == minion_id and record.state in MAKE_SEED
-    key = registration.management_key(opts, record) if makes else ""
-    return {"management_key": key} if key else {}
+    for record in records:
+        # A job that is under way goes on while its deployment is held.
+        state = record.held_in if record.state == "held" else record.state
+        makes = record.hypervisor == minion_id and state in MAKE_SEED
+        if key := registration.management_key(opts, record) if makes else "":
+            return {"management_key": key}
+    return {}
 
 
 def ext_pillar(minion_id, pillar):
@@ -90,7 +94,7 @@ def ext_pillar(minion_id, pillar):
                 continue
             secret = seal.secret(settings.root_secret(opts), minion_id, ours)
             data = _data(opts, record, minion_id, pillar)
-            return {**data, "store_deploy": {"secret": secret, **_seed(opts, record, minion_id)}}
+            return {**data, "store_deploy": {"secret": secret, **_seed(opts, records, minion_id)}}
         if not records and "store_server" in pillar:
             # A hypervisor that the ledger does not know, or not any more: deploy.adopt asks it.
             key = keys.known(opts, minion_id).get(ACCEPTED)

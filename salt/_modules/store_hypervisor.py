@@ -13,6 +13,7 @@ None raises for what goes wrong there; such a report sets the return code 1.
 """
 
 import functools
+import inspect
 from typing import TYPE_CHECKING
 
 import salt.exceptions
@@ -22,7 +23,7 @@ import storelib.hypervisor.facts
 from storelib import report
 from storelib.errors import Fault
 from storelib.hypervisor import bell, new_server, old_server, outcome, removal, server
-from storelib.hypervisor.host import Host
+from storelib.hypervisor.host import Host, NotNow
 from storelib.hypervisor.transfer import Access
 
 if TYPE_CHECKING:
@@ -96,20 +97,21 @@ def _get_file(source, path):
 def _registration():
     """Take them from the pillar as it is now, not from what this minion knows of it."""
     environment = _environment()
+    known = inspect.signature(salt.pillar.get_pillar).parameters
     asked = salt.pillar.get_pillar(
         # On 3006 what the loader has is nothing in the thread that asks.
         *(__opts__, dict(__grains__), __opts__["id"], environment["saltenv"] or None),
         pillarenv=environment["pillarenv"] or None,
+        **({"clean_cache": True} if "clean_cache" in known else {}),
     )
     try:
         told = asked.compile_pillar()
     except salt.exceptions.SaltException as err:
-        raise Fault(
-            f"the master cannot be asked for the keys for Uyuni: {str(err) or type(err).__name__}",
-            "see to the master and the line",
-        ) from err
+        raise NotNow(f"the master gives no pillar: {str(err) or type(err).__name__}") from err
+    if told.get("_errors") or "store_server" not in told:
+        raise NotNow(f"its pillar is not whole: {told.get('_errors') or 'no store_server'}")
     keys = {
-        "activation_key": told.get("store_server", {}).get("activation_key"),
+        "activation_key": told["store_server"].get("activation_key"),
         "management_key": told.get("store_deploy", {}).get("management_key"),
     }
     return {name: str(key) for name, key in keys.items() if key}
@@ -186,7 +188,7 @@ def stage(spec, generation, order, nonce=""):
 
 
 @_reporting
-def prepare(spec, generation, order, master_public_key, nonce=""):
+def prepare(spec, generation, order, master_public_key, registration=None, nonce=""):
     """
     Make the store's new server ready beside the old one, which is not touched.
 
@@ -212,6 +214,10 @@ def prepare(spec, generation, order, master_public_key, nonce=""):
     master_public_key
         Public key (PEM) of the only master that the guest may trust.
 
+    registration
+        Names of the keys for Uyuni that the seed has to have: the keys are in this minion's pillar.
+        As long as they are not, ``waits`` says so. ``None``: the seed says nothing of Uyuni.
+
     CLI Example:
 
     .. code-block:: bash
@@ -219,7 +225,8 @@ def prepare(spec, generation, order, master_public_key, nonce=""):
         salt 'hv-0815' store_hypervisor.prepare spec='{...}' generation=1 order='{...}' \
             master_public_key='...'
     """
-    return new_server.prepare(_host(), spec, generation, order, master_public_key)
+    arguments = (spec, generation, order, master_public_key, registration)
+    return new_server.prepare(_host(), *arguments)
 
 
 @_reporting
@@ -292,7 +299,7 @@ def restore(spec, generation, order, of, nonce=""):
 
 
 @_reporting
-def define(spec, generation, order, master_public_key, nonce=""):
+def define(spec, generation, order, master_public_key, registration=None, nonce=""):
     """
     Define the store's new server: the prepared disks and seed are renamed into place, the domain
     defined. A data disk that is there stays as it is.
@@ -316,6 +323,10 @@ def define(spec, generation, order, master_public_key, nonce=""):
     master_public_key
         Public key (PEM) of the only master that the guest may trust.
 
+    registration
+        Names of the keys for Uyuni that the seed has to have: the keys are in this minion's pillar.
+        As long as they are not, ``waits`` says so. ``None``: the seed says nothing of Uyuni.
+
     CLI Example:
 
     .. code-block:: bash
@@ -323,7 +334,8 @@ def define(spec, generation, order, master_public_key, nonce=""):
         salt 'hv-0815' store_hypervisor.define spec='{...}' generation=1 order='{...}' \
             master_public_key='...'
     """
-    return new_server.define(_host(), spec, generation, order, master_public_key)
+    arguments = (spec, generation, order, master_public_key, registration)
+    return new_server.define(_host(), *arguments)
 
 
 @_reporting

@@ -8,6 +8,7 @@ Uyuni is the stand-in of ``tests/uyuni``, called through TLS.
 
 import dataclasses
 import json
+import os
 import pathlib
 import time
 
@@ -68,17 +69,15 @@ def does(opts, record):
 
 
 def kept(opts):
-    return {
-        path.name: json.loads(path.read_text())
-        for path in pathlib.Path(opts["store_deploy"]["state_dir"], "registration").glob("*")
-    }
+    folder = pathlib.Path(opts["store_deploy"]["state_dir"], "registration")
+    return {path.name: path.read_text() for path in folder.glob("*") if path.suffix != ".lock"}
 
 
 def test_a_server_that_uyuni_knows_gets_a_reactivation_key(server, opts, record, does):
     sid = server.uyuni.register("store-0815")
     does()
     assert registration.management_key(opts, record) == server.uyuni.reactivation[sid]
-    (path,) = pathlib.Path(opts["store_deploy"]["state_dir"], "registration").iterdir()
+    (path,) = pathlib.Path(opts["store_deploy"]["state_dir"], "registration").glob("*.arranged")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -109,13 +108,60 @@ def test_a_new_server_gets_a_profile_with_its_group_before_it_calls(server, opts
     assert registration.management_key(opts, record) == ""
 
 
-@pytest.mark.parametrize("name", ["store-0815", "prepared by hand"])
-def test_a_profile_that_somebody_made_is_used(server, does, name):
+def test_a_profile_that_somebody_made_is_used(server, does):
     server.uyuni.groups["stores"] = {"id": 7}
-    sid = server.uyuni.system_createSystemProfile(name, {"hwAddress": MAC})
+    sid = server.uyuni.system_createSystemProfile("store-0815", {"hwAddress": MAC.upper()})
     does()
     assert list(server.uyuni.systems) == [sid]
     assert server.uyuni.systems[sid]["groups"] == {"stores"}
+
+
+@pytest.mark.parametrize(("name", "mac"), [("store-0002", MAC), ("store-0815", "52:54:00:0:0:9")])
+def test_a_profile_that_uyuni_would_confuse_with_the_servers_is_told(server, does, name, mac):
+    server.uyuni.system_createSystemProfile(name, {"hwAddress": mac})
+    with pytest.raises(Fault, match=f"empty profile {name} with the address {mac}, and would"):
+        does()
+    assert server.uyuni.named(name)["groups"] == set()
+
+
+def test_what_two_processes_begin_is_asked_once(server, opts, record, does):
+    sid = server.uyuni.register("store-0815")
+    with server.lock:
+        for _ in range(2):
+            with pytest.raises(Waiting):
+                SaltMaster(opts).arrange_registration(record)
+            # As another process, which knows of no thread here.
+            registration._calls.clear()
+    does()
+    assert len(server.uyuni.called("system.obtainReactivationKey")) == 1
+    assert registration.management_key(opts, record) == server.uyuni.reactivation[sid]
+
+
+def test_what_is_over_meanwhile_leaves_no_key(server, opts, record):
+    server.uyuni.register("store-0815")
+    with server.lock:
+        with pytest.raises(Waiting):
+            SaltMaster(opts).arrange_registration(record)
+        with Ledger(settings.ledger_path(opts)) as ledger:
+            ledger.save(dataclasses.replace(ledger.get("0815"), state="cancelled"))
+    for thread in list(registration._calls.values()):
+        thread.join(20)
+    assert server.uyuni.called("system.obtainReactivationKey")
+    assert not [name for name in kept(opts) if name.endswith("arranged")]
+
+
+def test_what_is_left_of_deployments_that_are_over_is_swept(server, opts, record, does):
+    server.uyuni.register("store-0815")
+    does()
+    folder = pathlib.Path(opts["store_deploy"]["state_dir"], "registration")
+    for name in ("g9-dead.arranged", ".g9-dead.arranged.4711.5"):
+        (folder / name).write_text(json.dumps({"management_key": "re-9"}))
+        os.utime(folder / name, (1, 1))
+    (ours,) = folder.glob(f"{record.deployment}.arranged")
+    os.utime(ours, (1, 1))
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        registration.forget_the_rest(opts, ledger)
+    assert [path.name for path in folder.glob("*arranged*")] == [ours.name]
 
 
 def test_a_profile_whose_making_was_not_answered_is_used(server, does, monkeypatch):
@@ -192,9 +238,9 @@ def test_what_was_kept_is_deleted(server, opts, record, does):
     server.uyuni.register("store-0815")
     does()
     assert kept(opts)
-    SaltMaster(opts).forget_registration(record)
+    registration.forget(opts, record)
     assert not kept(opts)
-    SaltMaster(opts).forget_registration(record)
+    registration.forget(opts, record)
 
 
 def test_a_server_that_is_retired_leaves_uyuni_without_being_asked(server, does):
@@ -204,6 +250,12 @@ def test_a_server_that_is_retired_leaves_uyuni_without_being_asked(server, does)
     assert list(server.uyuni.systems) == [other]
     ((_, cleanup),) = server.uyuni.called("system.deleteSystem")
     assert cleanup == "NO_CLEANUP"
+
+
+def test_a_profile_whose_server_never_called_goes_too(server, does):
+    server.uyuni.system_createSystemProfile("store-0815", {"hwAddress": MAC})
+    does("end")
+    assert not server.uyuni.systems
 
 
 def test_one_that_uyuni_does_not_know_has_left_already(server, does):

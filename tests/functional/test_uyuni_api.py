@@ -3,6 +3,7 @@
 """How Uyuni's API is called, and what is told of one that cannot be; no Uyuni takes part."""
 
 import subprocess
+import xmlrpc.client
 
 import pytest
 
@@ -73,7 +74,17 @@ def test_one_that_stays_busy_is_away(server, call):
         call("system.getMinionIdMap")
 
 
-@pytest.mark.parametrize("status", [301, 404, 500])
+def test_what_uyuni_itself_cannot_do_now_may_be_asked_again(server, call, monkeypatch):
+    def away():
+        raise xmlrpc.client.Fault(-1, "unhandled internal exception: connection refused")
+
+    away.counts = (0,)
+    monkeypatch.setattr(server.uyuni, "system_getMinionIdMap", away)
+    with pytest.raises(uyuni.Away, match=r"cannot do system\.getMinionIdMap now: unhandled"):
+        call("system.getMinionIdMap")
+
+
+@pytest.mark.parametrize("status", [301, 404])
 def test_another_answer_than_the_apis_is_told(server, call, status):
     server.statuses.append(status)
     with pytest.raises(uyuni.Denied, match=f"does not speak as Uyuni's API does: HTTP {status}"):
@@ -134,6 +145,7 @@ def test_without_settings_no_uyuni_is_known():
     "changes",
     [
         {"url": "http://uyuni.example.com/rpc/api"},
+        {"url": "https://me:hunter2@uyuni.example.com/rpc/api"},
         {"user": ""},
         {"password": "hunter2"},
         {"password_file": "relative"},

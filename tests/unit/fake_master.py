@@ -118,7 +118,7 @@ class FakeMaster:
     def __init__(self, path):
         self.path = path
         self.time = BEGAN
-        self.uyuni, self.uyuni_says = [], []
+        self.uyuni, self.uyuni_says, self.uyuni_keys = [], [], ["management_key"]
         """What was asked of it, and what it raises next."""
         self.ahead_s = 0.0
         """What the master's clock shows beyond ``time``."""
@@ -305,6 +305,9 @@ class FakeMaster:
     def end_registration(self, record):
         self._registers("end", record)
 
+    def registration_keys(self, record):
+        return list(self.uyuni_keys)
+
     def forget_registration(self, record):
         self.uyuni.append(f"forget {record.store}")
 
@@ -425,7 +428,7 @@ class FakeMaster:
         self.facts["image"] = {k: image[k] for k in ("path", "exists", "sha256")}
         return {"image": image}
 
-    def do_prepare(self, generation, spec, master_public_key):
+    def do_prepare(self, generation, spec, master_public_key, registration=()):
         disk = {
             "path": "/pool/.store-deploy/prepared/store-0815/disk.qcow2",
             "exists": True,
@@ -434,7 +437,11 @@ class FakeMaster:
             "backing": "/pool/5e.qcow2" if spec["clone"] == "cow" else None,
         }
         self.prepared = pem(f"guest of deployment {generation}")
-        return {"disk": disk, "public_key": self.prepared, "trial": None}
+        made = {"disk": disk, "public_key": self.prepared, "trial": None}
+        return {
+            **made,
+            "registration": [*registration, *(["activation_key"] if registration else [])],
+        }
 
     def do_clear(self, generation, spec, public_key=None):
         old = self.facts["domain"]
@@ -457,7 +464,7 @@ class FakeMaster:
             ],
         }
 
-    def do_define(self, generation, spec, master_public_key):
+    def do_define(self, generation, spec, master_public_key, registration=()):
         # A deployment that began before an update has nothing prepared.
         self.guest_key = self.prepared or pem(f"guest of deployment {generation}")
         self.prepared = None

@@ -3,10 +3,11 @@
 """When Uyuni is asked, what waits for it, and what is left of its keys."""
 
 import pytest
-from fake_master import HYPERVISOR, PILLAR, deployed, failed, ran, with_facts
+from fake_master import HYPERVISOR, PILLAR, deployed, failed, pem, ran, with_facts
 
 from storelib.errors import Fault
-from storemaster.deployment import requests
+from storemaster.deployment import requests, verbs
+from storemaster.deployment.master_api import ACCEPTED
 from storemaster.deployment.step_context import Waiting
 
 
@@ -27,6 +28,9 @@ def test_uyuni_is_ready_before_anything_is_touched_and_its_keys_are_deleted_in_t
     assert list(dict.fromkeys(asked.uyuni)) == ["arrange 0815", "forget 0815"]
     assert asked.uyuni.count("arrange 0815") == 1
     assert record.spec["registration"] == "reactivation"
+    for step in ("prepare", "define"):
+        (order,) = asked.functions(f"store_hypervisor.{step}")
+        assert order["registration"] == ["management_key"], "the name, not the key"
 
 
 def test_a_uyuni_that_is_away_delays_and_is_told(asked):
@@ -43,6 +47,27 @@ def test_a_refusal_fails_the_deployment_before_anything_is_touched(asked):
     asked.begin()
     failed(asked, "awaiting_hypervisor", "Uyuni refuses")
     assert set(ran(asked)) <= {"store_hypervisor.facts"}
+
+
+def test_a_hypervisor_whose_pillar_lacks_a_key_is_waited_for(asked):
+    lacking = iter([with_facts(waits="its pillar has no management_key yet")] * 2)
+    asked.instead["store_hypervisor.prepare"] = lambda value: next(lacking, dict)(value)
+    asked.begin()
+    record = asked.run(until=lambda record: "its pillar has no" in record.reason)
+    assert (record.state, record.reason) == (
+        "preparing",
+        "hv-0815: its pillar has no management_key yet",
+    )
+    assert asked.run().state == "deployed"
+
+
+def test_new_hardware_gets_a_key_of_its_own(asked):
+    asked.begin()
+    asked.run(until=lambda record: record.state == "configuring")
+    asked.uyuni.clear()
+    asked.known_keys[HYPERVISOR] = {ACCEPTED: pem("another machine")}
+    asked.run(until=lambda record: record.state == "awaiting_hypervisor")
+    assert asked.uyuni[:1] == ["forget 0815"]
 
 
 def test_keys_that_are_still_among_the_grains_fail_the_deployment(asked):
@@ -74,3 +99,11 @@ def test_a_retired_store_leaves_uyuni_on_request(asked, uyuni):
     requests.retire(asked.ledger, asked.now(), record, uyuni=uyuni)
     assert asked.run().state == "retired"
     assert asked.uyuni == ["end 0815"] * (3 if uyuni else 0) + ["forget 0815"]
+
+
+def test_who_is_refused_by_uyuni_is_told_the_whole_command(asked):
+    record = deployed(asked)
+    asked.uyuni_says = [Fault("Uyuni refuses system.deleteSystem", "mend it")]
+    requests.retire(asked.ledger, asked.now(), record, uyuni=True)
+    record = failed(asked, "retiring", "Uyuni refuses")
+    assert verbs.again(record) == "salt-run deploy.retire 0815 uyuni=True remove=True"

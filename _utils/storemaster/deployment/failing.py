@@ -56,6 +56,8 @@ def begin_again(context: StepContext, why: str) -> Record:
         told, hint = tried(record, act)
         if told:
             return fail(context, f"{why}; {told}", hint)
+    # The guest may have used its key there.
+    context.master.forget_registration(record)
     known = record.evidence
     evidence = Evidence(
         serving_key=known.serving_key,

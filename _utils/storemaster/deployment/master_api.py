@@ -99,6 +99,9 @@ class MasterApi(Protocol):
     def end_registration(self, record: Record) -> None:
         """Have Uyuni forget the store's server; otherwise as :meth:`arrange_registration`."""
 
+    def registration_keys(self, record: Record) -> list[str]:
+        """Return the names of the keys for Uyuni that the guest's seed has to have."""
+
     def forget_registration(self, record: Record) -> None:
         """Delete what was kept of it: its keys are of no use any more."""
 

@@ -150,6 +150,8 @@ def command(record: Record, verb: str) -> str:
         more = " redeploy=True"
     if verb == "retire" and record.evidence.data_disks:
         more = " data_disks=True"
+    if verb == "retire" and record.evidence.leaves_uyuni:
+        more += " uyuni=True"
     return commands.deploy(verb, record.store) + more
 
 

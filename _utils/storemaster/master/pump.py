@@ -23,7 +23,7 @@ from storemaster.deployment.doorbell import Bell, Ring
 from storemaster.deployment.formats import MINION_ID
 from storemaster.deployment.ledger import BUSY_S, Ledger
 from storemaster.deployment.record import Record
-from storemaster.master import heartbeat, pillar_cache, ready, settings
+from storemaster.master import heartbeat, pillar_cache, ready, registration, settings
 from storemaster.master.salt_master import SaltMaster
 
 log = logging.getLogger(__name__)
@@ -200,6 +200,7 @@ def _round(
             ready.acknowledge(master, bell.name)
     if sweep:
         pillar_cache.forget_strangers(opts, ledger)
+        registration.forget_the_rest(opts, ledger)
     return {store: state for store, state in states.items() if state}
 
 

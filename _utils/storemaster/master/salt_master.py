@@ -215,12 +215,19 @@ class SaltMaster:
         """Have it done by a thread of its own."""
         registration.done(self.opts, record, registration.ended)
 
+    def registration_keys(self, record: Record) -> list[str]:
+        """Look into the file."""
+        known = registration.management_key(self.opts, record)
+        return [registration.MANAGEMENT_KEY] if known else []
+
     def forget_registration(self, record: Record) -> None:
-        """Delete the file, and have the hypervisor ask for a pillar without it."""
-        if registration.forget(self.opts, record):
-            # Salt keeps of each minion the last pillar that it has compiled for it.
+        """Have the hypervisor ask for a pillar without it, and delete the file."""
+        if registration.management_key(self.opts, record):
+            # Salt keeps of each minion the last pillar that it has compiled for it. First: if this
+            # process ends now, the next one finds the file.
             with contextlib.suppress(Unheard):
                 self.publish(self.new_jid(), record.hypervisor, "saltutil.refresh_pillar", {})
+        registration.forget(self.opts, record)
 
     def announce(self, tag: str, data: Mapping[str, Any]) -> None:
         """Fire on the master's own bus."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ def _is_uyuni(value: object) -> bool:
     return (
         texts
         and once
-        and value.get("url", "").startswith("https://")
+        # Without a user in it, for it is told in reasons and logs.
+        and bool(re.fullmatch(r"https://[^/@?#\s]+(/[^@?#\s]*)?", value.get("url", "")))
         and bool(value.get("user"))
         # Never the password itself, which the whole configuration would show.
         and value.get("password", "sdb://").startswith("sdb://")

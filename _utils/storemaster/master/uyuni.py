@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import ssl
 import stat
 import time
@@ -33,8 +34,13 @@ TIMEOUT_S = 30
 PAUSES_S = (1, 3)
 """How long is waited before the next try, where no answer came."""
 
-BUSY = (429, 502, 503, 504)
+BUSY = (429, 500, 502, 503, 504)
 """HTTP's words for a server that is there and cannot answer now."""
+
+UNHANDLED = -1
+"""The fault for whatever goes wrong there, a database that is away, say; and for wrong calls."""
+
+WRONG_CALL = re.compile(r"method|session|argument|param", re.IGNORECASE)
 
 EXISTS = 1100
 """The fault of ``system.createSystemProfile`` for a name or address that is known."""
@@ -98,6 +104,10 @@ class Session:
             try:
                 return getattr(self._proxy, name)(*arguments)
             except xmlrpc.client.Fault as err:
+                if err.faultCode == UNHANDLED and not WRONG_CALL.search(err.faultString):
+                    raise Away(
+                        f"Uyuni cannot do {name} now: {err.faultString}", "see its own log"
+                    ) from None
                 raise Denied(
                     f"Uyuni refuses {name}: {err.faultString} ({err.faultCode})",
                     f"see to it there, or to what store_deploy:uyuni says (user {self._user})",

@@ -6,4 +6,4 @@ What of store-deploy runs on hypervisors and in guests, and what they share with
 It is served to minions, and imports no Salt.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

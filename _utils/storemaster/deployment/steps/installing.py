@@ -143,13 +143,25 @@ def preparing(context: StepContext) -> Found:
         context.beside("autosign_tried", context.master.rewrite_autosign)
     context.once("suffices", lambda: _suffices(context))
     key = context.master.master_public_key()
-    facts = jobs.on_hypervisor(context, "prepare", master_public_key=key).facts
+    facts = _with_seed(context, "prepare", key)
     if not _disk_as_asked(context, facts["disk"]) or not facts["public_key"] or facts["trial"]:
         raise Fault(
             f"what was prepared for {context.record.minion_id} is not what was asked for: {facts}",
             f"look at it on {context.record.hypervisor}",
         )
-    return {"prepared": {"disk": facts["disk"], "took_s": facts.get("took_s", {})}}
+    prepared = {"disk": facts["disk"], "took_s": facts.get("took_s", {})}
+    return {"prepared": {**prepared, "registration": facts.get("registration", [])}}
+
+
+def _with_seed(context: StepContext, step: str, master_public_key: str) -> Facts:
+    """Have the hypervisor take a step that may write the guest's seed; return its facts."""
+    more: dict[str, Any] = {}
+    if context.spec.get("registration", KEEP) != KEEP:
+        more = {"registration": context.master.registration_keys(context.record)}
+    facts = jobs.on_hypervisor(context, step, master_public_key=master_public_key, **more).facts
+    if waits := facts.get("waits"):
+        raise Waiting(f"{context.record.hypervisor}: {waits}")
+    return facts
 
 
 def _suffices(context: StepContext) -> bool:
@@ -212,9 +224,7 @@ def note_asides(context: StepContext, facts: Facts) -> None:
 
 def defining(context: StepContext) -> Found:
     """Over when the domain is defined and its disk has the right size and backing."""
-    facts = jobs.on_hypervisor(
-        context, "define", master_public_key=context.master.master_public_key()
-    ).facts
+    facts = _with_seed(context, "define", context.master.master_public_key())
     domain, disk = facts["domain"], facts["disk"]
     right = (
         domain["exists"]
@@ -349,16 +359,16 @@ def verifying(context: StepContext) -> Found:
 def finishing(context: StepContext) -> Found:
     """Over when seed and bootstrap data were read back as gone."""
     cleaned = context.once("cleaned", lambda: jobs.in_guest(context, "cleanup").facts)
-    left = cleaned["left"]
-    if registered := context.spec.get("registration", KEEP) != KEEP:
-        # What a guest has that we gave it no keys is its own.
-        left += [f"{key} in the grain susemanager" for key in cleaned["registration"]]
+    # What a guest has that its seed had not is its own.
+    given = (context.evidence.prepared or {}).get("registration", [])
+    kept = [key for key in cleaned.get("registration", []) if key in given]
+    left = [*cleaned["left"], *(f"{key} in the grain susemanager" for key in kept)]
     if left:
         raise Fault(
             f"bootstrap data is still in {context.record.minion_id}: {', '.join(left)}",
             "remove it there by hand",
         )
-    if registered:
+    if context.spec.get("registration", KEEP) != KEEP:
         context.master.forget_registration(context.record)
     facts = jobs.on_hypervisor(context, "finish").facts
     return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}

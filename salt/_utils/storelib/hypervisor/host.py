@@ -20,6 +20,10 @@ Facts = dict[str, Any]
 """What a step has read back."""
 
 
+class NotNow(Exception):
+    """What is asked for may come; the text says what is waited for."""
+
+
 @dataclass(frozen=True)
 class Host:
     """
@@ -47,7 +51,9 @@ class Host:
     """Size of the key pair that a guest is given."""
 
     registration: Callable[[], Mapping[str, str]]
-    """Asks the master for the keys with which Uyuni is to register the guest."""
+    """
+    Asks the master for the keys with which Uyuni is to register the guest; raises ``NotNow``.
+    """
 
     environment: Mapping[str, str]
     """In which environments this minion asks for states and pillar; empty for Salt's."""

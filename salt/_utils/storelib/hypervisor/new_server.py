@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,8 @@ from storelib.hypervisor import (
     transfer,
     virt_init,
 )
-from storelib.hypervisor.host import Facts, Host, Order, Spec
+from storelib.hypervisor.host import Facts, Host, NotNow, Order, Spec
 from storelib.hypervisor.place import Place, folder, write
-
-KEEP = "keep"
-"""Of a spec's ``registration``: the seed says nothing of Uyuni."""
 
 STAGING_S = 45 * 60
 """How long a deployment waits for its image, unless the spec says otherwise."""
@@ -58,19 +56,31 @@ def stage(host: Host, spec: Spec, order: Order) -> Facts:
     return {"image": {**disks.facts(place.image), "sha256": images.recorded(place.image)}}
 
 
-def prepare(host: Host, spec: Spec, generation: int, order: Order, master_public_key: str) -> Facts:
+def prepare(
+    host: Host,
+    spec: Spec,
+    generation: int,
+    order: Order,
+    master_public_key: str,
+    expected: list[str] | None,
+) -> Facts:
     """Make the new server ready beside the old one, see ``store_hypervisor.prepare``."""
+    try:
+        keys = _registration(host, expected)
+    except NotNow as err:
+        return {"waits": str(err)}
     with guards.at_work(host, spec, order, "prepare") as (connection, place):
         # What clear would refuse is told here.
         known = guards.clearable(connection, spec, place)
         preparation.data_disks_usable(spec, place)
         prepared = preparation.of(place)
-        note = preparation.note_of(guards.intent(spec, generation, order), spec, master_public_key)
+        intent = guards.intent(spec, generation, order)
+        note = preparation.note_of(intent, spec, master_public_key, keys)
         public, took_s = preparation.public_key(prepared, note), dict[str, float]()
         made = preparation.there(prepared, prepared)
         if not (public and made and preparation.data_disks_there(prepared, place, spec)):
             preparation.swept(prepared)
-            public, took_s = _prepared(host, connection, spec, place, note, master_public_key)
+            public, took_s = _prepared(host, connection, spec, place, note, master_public_key, keys)
         trial = domains.lookup(connection, prepared.trial)
         return {
             "domain": known,
@@ -79,6 +89,7 @@ def prepare(host: Host, spec: Spec, generation: int, order: Order, master_public
             "seed": seed_iso.facts(prepared),
             "public_key": public,
             "trial": trial and trial.name(),
+            "registration": sorted(keys),
             "took_s": took_s,
         }
 
@@ -90,6 +101,7 @@ def _prepared(
     place: Place,
     note: preparation.Note,
     master_public_key: str,
+    keys: Mapping[str, str],
 ) -> tuple[str, dict[str, float]]:
     """Return the public key, and how long it took to look at what was given and to try it."""
     prepared, began = preparation.of(place), time.monotonic()
@@ -103,7 +115,9 @@ def _prepared(
         return _init(host, connection, arguments)
 
     try:
-        public = _made(host, place, spec, note, master_public_key)
+        public = preparation.make(
+            prepared, place, spec, note, host.key_bits, master_public_key, keys
+        )
         made = time.monotonic()
         preparation.tried(connection, spec, prepared, note, public, define)
         tried = time.monotonic()
@@ -116,19 +130,27 @@ def _prepared(
     return public, {"check": round(checked - began, 2), "trial": round(tried - made, 2)}
 
 
-def _made(
-    host: Host, place: Place, spec: Spec, note: preparation.Note, master_public_key: str
-) -> str:
-    """Make disks, key pair and seed, with the keys for Uyuni that the pillar has by now."""
-    wanted = spec.get("registration", KEEP) != KEEP
-    return preparation.make(
-        *(preparation.of(place), place, spec, note, host.key_bits, master_public_key),
-        host.registration() if wanted else {},
-    )
+def _registration(host: Host, expected: list[str] | None) -> Mapping[str, str]:
+    """Return the keys for Uyuni that go into the seed; all that are expected."""
+    keys = host.registration() if expected is not None else {}
+    if missing := set(expected or ()) - set(keys):
+        raise NotNow(f"its pillar has no {', '.join(sorted(missing))} yet")
+    return keys
 
 
-def define(host: Host, spec: Spec, generation: int, order: Order, master_public_key: str) -> Facts:
+def define(
+    host: Host,
+    spec: Spec,
+    generation: int,
+    order: Order,
+    master_public_key: str,
+    expected: list[str] | None,
+) -> Facts:
     """Put the prepared server into its place and define it, see ``store_hypervisor.define``."""
+    try:
+        keys = _registration(host, expected)
+    except NotNow as err:
+        return {"waits": str(err)}
     with guards.at_work(host, spec, order, "define") as (connection, place):
         known = guards.ours(connection, spec, place)
         intent = guards.intent(spec, generation, order)
@@ -160,13 +182,15 @@ def define(host: Host, spec: Spec, generation: int, order: Order, master_public_
         write(place.intent, json.dumps(intent))
         if known["exists"]:
             domains.undefine(domains.lookup(connection, spec["minion_id"]))
-        note = preparation.note_of(intent, spec, master_public_key)
+        note = preparation.note_of(intent, spec, master_public_key, keys)
         public = preparation.public_key(prepared, note)
         if not public or not preparation.there(prepared, place):
             # What is in the place is this deployment's, as the intent says, and has never run.
             place.disk.unlink(missing_ok=True)
             seed_iso.remove_seed(place)
-            public = _made(host, place, spec, note, master_public_key)
+            public = preparation.make(
+                prepared, place, spec, note, host.key_bits, master_public_key, keys
+            )
             preparation.made(prepared, note, public)
         preparation.moved(prepared, place, spec)
         # Of a deployment that began before an update, none may be prepared.

@@ -81,9 +81,16 @@ def of(place: Place) -> Prepared:
     return Prepared(*astuple(place))
 
 
-def note_of(whose: Mapping[str, Any], spec: Mapping[str, Any], master_public_key: str) -> Note:
+def note_of(
+    whose: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    master_public_key: str,
+    registration: Mapping[str, str],
+) -> Note:
     """Return what tells this deployment's files from those of any other, or of another spec."""
-    text = json.dumps([spec, master_public_key], sort_keys=True)
+    text = json.dumps(
+        [spec, master_public_key, *([registration] * bool(registration))], sort_keys=True
+    )
     return {**whose, "made_of": hashlib.sha256(text.encode()).hexdigest()}
 
 

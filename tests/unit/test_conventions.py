@@ -190,7 +190,7 @@ def test_a_file_is_replaced_and_a_lock_is_taken_in_one_place_only():
 COMMANDS = REPO / "salt/_utils/storelib/commands.py"
 HYPERVISORS = (
     REPO / "salt/_modules/store_hypervisor.py",
-    *sorted((REPO / "salt/_utils/storelib/hypervisor").glob("*.py")),
+    *sorted((REPO / "salt/_utils/storelib/hypervisor").rglob("*.py")),
     COMMANDS,
 )
 

@@ -90,12 +90,12 @@ def taken_back(known: dict[str, Any], masters: Iterable[tuple[str, int]]) -> str
     plan = of_plain(known["plan"])
     others = [each for each in _ports(name) if each != port]
     if others:
-        raise Fault(f"the bridge {name} is in use: {', '.join(others)}", "detach what uses it")
+        raise Fault(f"the bridge {name} is in use: {', '.join(others)}", "end what uses it")
     for path, file in plan.files.items():
         if now(path) != file and is_made(name, port):
             raise Fault(
                 f"{path} is not as it was made: somebody changed it since",
-                f"take the bridge {name} away by hand, and {made.NOTE} with it",
+                f"put back what was written there: it is in {made.NOTE}",
             )
     if is_made(name, port):
         old = of_plain({**known["plan"], "files": known["before"]}).files

@@ -39,6 +39,11 @@ BUDGETS = {
         "1100 s beside other work",
         "a guest that boots three times and whose network is taken away from it three times",
     ),
+    "uyuni": (
+        900,
+        "420 s beside other work",
+        "a real guest, which boots three times",
+    ),
     "test_time.py": (1100, "940 s", "processes that stand still, limits that are waited for"),
     "test_restored.py": (
         1000,
@@ -54,8 +59,8 @@ BUDGETS = {
 """Seconds, those that were seen, and where they go. Other files of integration/ are all alike."""
 
 WHOLE = (
-    2400,
-    "2210 s to 2500 s",
+    3000,
+    "2210 s to 2500 s before packages, states and Uyuni",
     "all parts side by side, the longest ones begin first",
 )
 

@@ -225,8 +225,7 @@ def prepare(spec, generation, order, master_public_key, registration=None, nonce
         salt 'hv-0815' store_hypervisor.prepare spec='{...}' generation=1 order='{...}' \
             master_public_key='...'
     """
-    arguments = (spec, generation, order, master_public_key, registration)
-    return new_server.prepare(_host(), *arguments)
+    return new_server.prepare(_host(), spec, generation, order, master_public_key, registration)
 
 
 @_reporting
@@ -334,8 +333,7 @@ def define(spec, generation, order, master_public_key, registration=None, nonce=
         salt 'hv-0815' store_hypervisor.define spec='{...}' generation=1 order='{...}' \
             master_public_key='...'
     """
-    arguments = (spec, generation, order, master_public_key, registration)
-    return new_server.define(_host(), *arguments)
+    return new_server.define(_host(), spec, generation, order, master_public_key, registration)
 
 
 @_reporting

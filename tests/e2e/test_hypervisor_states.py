@@ -38,6 +38,22 @@ systemd-run --collect --quiet sh -c '
 '
 """
 
+TO_IFUPDOWN = """
+cat > /etc/network/interfaces <<'END'
+auto lo
+iface lo inet loopback
+
+auto eth0
+iface eth0 inet dhcp
+END
+systemd-run --collect --quiet sh -c '
+    systemctl disable --now systemd-networkd.service systemd-networkd.socket
+    ip address flush dev eth0
+    systemctl enable networking
+    systemctl restart networking
+'
+"""
+
 LIBVIRT = [f"libvirtd{unit}" for unit in (".service", ".socket", "-ro.socket", "-admin.socket")]
 DOMAIN = """<domain type="qemu"><name>till</name><memory unit="MiB">32</memory>
 <os><type>hvm</type></os>
@@ -220,3 +236,19 @@ def test_what_was_made_is_taken_back_and_the_minion_still_answers(hypervisor):
     assert hypervisor.sh("systemctl is-enabled libvirtd || :").splitlines()[-1] == "disabled"
     again = hypervisor.apply("store_hypervisor.clean", {})
     assert {json.dumps(each["changes"]) for each in again.values()} == {"{}"}
+
+
+def test_with_ifupdown_the_bridge_is_made_and_taken_back_too(hypervisor):
+    hypervisor.sh(TO_IFUPDOWN)
+    until(lambda: hypervisor.sh("cat /run/network/ifstate", 5).endswith("eth0=eth0"), 120, "ifup")
+    as_it_was(hypervisor.facts())
+    ours = hypervisor.apply("store_hypervisor.bridge", QUICK)[BRIDGE]
+    assert ours["result"] is True, ours["comment"]
+    assert ours["changes"]["br0"]["new"] == "bridge of eth0, by ifupdown"
+    facts = hypervisor.facts()
+    assert (facts["br0"], facts["eth0"]) == ("10.0.2.15/24", "")
+    assert (facts["route"], facts["mac"], facts["ports"]) == ("10.0.2.2 br0", MAC, "eth0")
+    done = hypervisor.apply("store_hypervisor.clean", {})
+    assert {name: each["comment"] for name, each in done.items() if not each["result"]} == {}
+    as_it_was(hypervisor.facts())
+    assert hypervisor.sh("cat /etc/network/interfaces").endswith("iface eth0 inet dhcp")

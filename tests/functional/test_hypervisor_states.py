@@ -33,7 +33,12 @@ ALL = {"store_hypervisor": {"virt_type": "xen", "bridge": {"name": "br0", "port"
 FAMILIES = {
     "Debian": {
         "kvm": {"libvirt-daemon-system", "qemu-system-x86", "qemu-utils", "xorriso"},
-        "xen": {"xen-system-amd64", "libvirt-daemon-driver-xen", "qemu-system-xen"},
+        "xen": {
+            "xen-system-amd64",
+            "linux-image-amd64",
+            "libvirt-daemon-driver-xen",
+            "qemu-system-xen",
+        },
         "services": (["libvirtd"], ["libvirtd"]),
     },
     "Suse": {

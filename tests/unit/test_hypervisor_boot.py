@@ -81,7 +81,7 @@ def test_a_menu_that_lacks_xen_changes_nothing(loader, tmp_path):
     without = MENU.partition("menuentry 'Debian GNU/Linux, with")[0]
     (tmp_path / "menu").write_text(without)
     loader.config.write_text(without)
-    with pytest.raises(Fault, match="GRUB's menu has no entry for Xen: nothing is changed"):
+    with pytest.raises(Fault, match="GRUB's menu, made anew, has no entry for Xen"):
         boot.by_xen(dry=False)
     assert not (tmp_path / "defaults").exists()
     assert made.noted() == {}

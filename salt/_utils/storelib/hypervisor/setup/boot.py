@@ -108,8 +108,8 @@ def by_xen(dry: bool) -> Outcome:
         xen, linux = loader.entries()
     if not xen or not linux:
         raise Fault(
-            f"GRUB's menu has no entry for {'Linux' if xen else 'Xen'}: nothing is changed",
-            "see to the packages of Xen and Linux on this machine",
+            f"GRUB's menu, made anew, has no entry for {'Linux' if xen else 'Xen'}",
+            "see to the packages of Xen, and to a kernel that can be its Dom0",
         )
     wanted = _files(loader, linux)
     saved = loader.saved()

@@ -18,7 +18,7 @@ import budgets
 import pillar_schema
 import uyuni_forms
 
-from storemaster.deployment import fields, lifecycle
+from storemaster.deployment import fields, form_pages, lifecycle
 from storemaster.deployment.store_list import columns
 from storemaster.deployment.times import lasting
 
@@ -51,12 +51,22 @@ def reference() -> str:
 
 def list_columns() -> str:
     """Return the columns of a store list as a Markdown table."""
-    rows = [(f"`{name}`", "", meaning) for name, meaning in columns.BESIDE.items()]
+    rows = [(f"`{name}`", "", "store", meaning) for name, meaning in columns.BESIDE.items()]
     for name, field in columns.SHAPES.items():
         one = field.kind.schema.get("items") is None
         many = "several, each " if one and columns.several(field) else ""
-        rows.append((f"`{name}`", f"{many}{field.kind.allowed}", field.meaning))
-    return table(("column", "allowed", "meaning"), rows)
+        page = on_pages(field)
+        rows.append((f"`{name}`", f"{many}{field.kind.allowed}", page, field.meaning))
+    return table(("column", "allowed", "with Uyuni", "meaning"), rows)
+
+
+def on_pages(field: fields.Field) -> str:
+    """Say on whose page of Uyuni a field is."""
+    if field.path == "timeouts.STATE":
+        return "group: " + ", ".join(form_pages.TIMEOUTS)
+    shown = form_pages.SHOWN
+    pages = {"store": form_pages.SERVER, "group": form_pages.DEFAULTS}
+    return ", ".join(whose for whose, page in pages.items() if field.path in shown[page])
 
 
 def default(field: fields.Field) -> str:

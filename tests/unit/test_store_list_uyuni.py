@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store list becomes form data, groups and profiles of Uyuni, and nothing else is lost there."""
 
+import pathlib
+
 import pytest
 import store_lists
 from store_lists import a_list, applied, looked
@@ -233,6 +235,18 @@ def test_a_group_of_the_list_becomes_a_group_with_the_defaults(text, uyuni):
     found, written = text(GROUP.replace("tcp: 22", "tcp: 23"), apply=True)
     (change,) = found.changes
     assert dict(change.differs) == {"verify.tcp": ("[22]", "[23]")}
+
+
+def test_the_example_of_a_list_for_uyuni_is_one_without_faults(tmp_path):
+    path = pathlib.Path(__file__).resolve().parents[2] / "pillar/examples/uyuni.csv"
+    uyuni = FakeUyuni("hv-0417.example.com", "hv-0418.example.com")
+    for name in ("stores-north", "stores-south"):
+        gid = uyuni.call("systemgroup.create", name, "stores")["id"]
+        uyuni.call("formula.setFormulasOfGroup", gid, ["store-defaults"])
+        uyuni.call("formula.setGroupFormulaData", gid, "store-defaults", {"store_server": DEFAULTS})
+    found, faults = looked(path, UyuniTarget(uyuni))
+    assert faults == []
+    assert len(found.changes) == 3
 
 
 FAULTS = {

@@ -67,7 +67,7 @@ def test_a_verb_that_is_none_fails_and_the_verbs_are_named(salt_run, typed):
     done = salt_run(typed, "0815", "x=1", "--out=json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["error"]) == (1, f"deploy.{typed} is no verb")
-    assert "cancel, doctor, explain, history, hold, list" in told["hint"]
+    assert "cancel, doctor, explain, export, history, hold, import, list" in told["hint"]
     assert typed not in told["hint"].split("the verbs: ")[1].split(", ")
     assert typed != "stauts" or told["hint"].startswith("did you mean status?")
 

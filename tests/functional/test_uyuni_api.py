@@ -6,6 +6,7 @@ import subprocess
 import xmlrpc.client
 
 import pytest
+import salt.config
 
 from storelib.errors import Refused
 from storemaster.master import settings, uyuni
@@ -163,10 +164,16 @@ def test_wrong_settings_are_told_without_their_values(told, changes):
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_password_may_be_in_salts_sdb(server, told, tmp_path):
+def test_a_password_may_be_in_salts_sdb(server, told, tmp_path, monkeypatch):
     del told["password_file"]
-    opts = {"store_deploy": {"uyuni": {**told, "password": "sdb://mine/uyuni"}}}
-    opts["mine"] = {"driver": "env"}
-    pytest.MonkeyPatch().setenv("uyuni", "correct horse")
+    opts = salt.config.apply_master_config(
+        {
+            "root_dir": str(tmp_path),
+            "store_deploy": {"uyuni": {**told, "password": "sdb://mine/UYUNI_PASSWORD"}},
+            "mine": {"driver": "env"},
+        }
+    )
+    opts["grains"] = {}
+    monkeypatch.setenv("UYUNI_PASSWORD", "correct horse")
     with uyuni.session(opts) as opened:
         assert opened.call("system.getMinionIdMap") == {}

@@ -15,6 +15,10 @@ USER = "salt"
 STATE = "var/lib/salt/store-deploy"
 SETTINGS = "etc/salt/master.d/50-store-deploy-settings.conf"
 AUTOSIGN = "etc/salt/master.d/40-store-deploy-autosign.conf"
+OF_NO_MAKE = {
+    name: told for name, told in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+}
+"""The environment, but for what tells a make that it is a part of the one that runs the tests."""
 SHARE = "usr/share/store-deploy"
 
 # Uyuni's keys, as its own file has them, as far as they meet ours.
@@ -110,6 +114,7 @@ class Root:
             ["unshare", "--mount", "bash", "-c", INSIDE, "bash", self.path, *command],
             text=True,
             capture_output=True,
+            env=OF_NO_MAKE,
         )
 
     def found(self, *command):
@@ -151,8 +156,7 @@ class Make(Root):
             stderr=subprocess.STDOUT,
             # As careful administrators have it.
             umask=0o077,
-            # Not as a part of the make that may run the tests.
-            env={name: told for name, told in os.environ.items() if not name.startswith("MAKE")},
+            env=OF_NO_MAKE,
         )
 
     def do(self, *words, **told):

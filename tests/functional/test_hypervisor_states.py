@@ -88,6 +88,7 @@ def low(shown, sls, function):
     return [each for each in shown[sls] if each["fun"] == function]
 
 
+@pytest.mark.thorough
 def test_every_distribution_gets_its_own_packages_and_services(distribution):
     name, rendered = distribution
     family = "Debian" if name.startswith("Debian") else "Suse"

@@ -106,6 +106,7 @@ def test_a_disk_that_fills_while_the_ledger_is_open_tears_nothing(disk):
     assert whole(path, 1)
 
 
+@pytest.mark.thorough
 def test_a_disk_that_is_full_from_the_beginning_is_one_sentence(disk):
     filler = fill(disk)
     with pytest.raises(LedgerError, match=r"cannot be used: .*") as refused:

@@ -338,6 +338,7 @@ def another_accepted(world, opts, public_keys):
     world.accept_key(GUEST, public_keys[2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "happens",
     [

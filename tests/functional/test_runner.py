@@ -62,6 +62,7 @@ def lines(done):
     return [line.removeprefix("- ") for line in done.stdout.splitlines()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("typed", ["stauts", "list_", "_tell", "stat", "unknown", "watch_it"])
 def test_a_verb_that_is_none_fails_and_the_verbs_are_named(salt_run, typed):
     done = salt_run(typed, "0815", "x=1", "--out=json")
@@ -136,6 +137,7 @@ def test_a_plan_is_a_table_and_is_data_where_data_is_asked_for(salt_run):
     assert shown[-2:] == ["retcode:", "    1"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("store", "status", "error"),
     [
@@ -154,6 +156,7 @@ def test_a_watch_ends_as_the_deployment_did(salt_run, store, status, error):
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("verb", ["status", "watch", "explain", "history", "cancel", "retry"])
 def test_who_mistypes_a_store_is_told_the_similar_ones(salt_run, verb):
     done = salt_run(verb, "0851", "--out=json")

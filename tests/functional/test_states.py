@@ -190,6 +190,7 @@ def kill(monkeypatch):
     return arm
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", ["note_boot", "handed_over", "note_handing_over", "reboot_soon"])
 @pytest.mark.parametrize("power_cut", [False, True], ids=["process killed", "power cut"])

@@ -78,6 +78,7 @@ def compiled(site):
     return compiled
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["kvm-dhcp.csv", "xen-static.csv", "group.yaml"])
 def test_the_examples_become_pillar_that_describes_stores(salt_run, compiled, name):
     """By the layout that is shipped, under its defaults."""
@@ -99,6 +100,7 @@ def test_an_overridden_value_of_a_group_counts(salt_run, compiled):
     assert [each.interfaces[0].address for each in made] == ["dhcp", "10.6.17.10/24"]
 
 
+@pytest.mark.thorough
 def test_a_text_that_jinja_knows_is_in_the_pillar_as_it_was_in_the_list(
     salt_run, compiled, tmp_path
 ):
@@ -114,6 +116,7 @@ def test_a_text_that_jinja_knows_is_in_the_pillar_as_it_was_in_the_list(
         assert "s3cr3t" not in done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_what_is_exported_is_unchanged_when_it_is_imported(salt_run, tmp_path):
     for name in ("all.csv", "all.yaml"):
         done = told(salt_run("export", name, "--out=json", cwd=tmp_path))

@@ -96,11 +96,11 @@ class Session:
         """Log out, if Uyuni is there to be told."""
         if self._key:
             with contextlib.suppress(StoreDeployError):
-                self._asked("auth.logout", self._key, pauses=())
+                self._asked("auth.logout", self._key, once=True)
         self._proxy("close")()
 
-    def _asked(self, name: str, *arguments: Any, pauses: tuple[int, ...] = PAUSES_S) -> Any:
-        for pause in (*pauses, None):
+    def _asked(self, name: str, *arguments: Any, once: bool = False) -> Any:
+        for pause in (*(() if once else PAUSES_S), None):
             try:
                 return getattr(self._proxy, name)(*arguments)
             except xmlrpc.client.Fault as err:

@@ -365,9 +365,10 @@ class Site:
         """Return what one minion returns, ``None`` if it or the master does not answer."""
         client = salt.client.LocalClient("/etc/salt/master")
         try:
-            # Salt says False of a minion that has not answered.
+            # Salt says False, or that in words, of a minion that has not answered.
             told = client.cmd(minion, function, arguments, timeout=seconds).get(minion, False)
-            return None if told is False else told
+            silent = told is False or str(told).startswith("Minion did not return")
+            return None if silent else told
         except (salt.exceptions.SaltClientError, salt.exceptions.AuthenticationError):
             return None
         finally:

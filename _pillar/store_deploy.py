@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from storelib import seal
 from storelib.errors import StoreDeployError
-from storemaster.deployment import spec
+from storemaster.deployment import lifecycle, spec
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
 from storemaster.master import keys, registration, salt_master, settings, uyuni_pillar
@@ -62,10 +62,10 @@ def _seed(opts, records, minion_id):
     """Return what a hypervisor puts into the seed that it makes now, and keeps nowhere else."""
     for record in records:
         # A job that is under way goes on while its deployment is held.
-        state = record.held_in if record.state == "held" else record.state
+        state = record.held_in if record.state == lifecycle.HELD.name else record.state
         makes = record.hypervisor == minion_id and state in MAKE_SEED
         if key := registration.management_key(opts, record) if makes else "":
-            return {"management_key": key}
+            return {registration.MANAGEMENT_KEY: key}
     return {}
 
 

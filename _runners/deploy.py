@@ -381,7 +381,7 @@ def retire(store, remove=False, data_disks=False, uyuni=False):
     verb.flags(remove=remove, data_disks=data_disks, uyuni=uyuni)
     if uyuni:
         # Before anything is removed that only Uyuni would miss.
-        settings.known_uyuni(__opts__)
+        settings.uyuni(__opts__)
     if not remove:
         return operator_requests.would_retire(__opts__, store, data_disks, uyuni)
     how = functools.partial(requests.retire, data_disks=data_disks, uyuni=uyuni)

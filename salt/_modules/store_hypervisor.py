@@ -21,9 +21,9 @@ import salt.pillar
 
 import storelib.hypervisor.facts
 from storelib import report
-from storelib.errors import Fault
+from storelib.errors import Fault, NotNow
 from storelib.hypervisor import bell, new_server, old_server, outcome, removal, server
-from storelib.hypervisor.host import Host, NotNow
+from storelib.hypervisor.host import Host
 from storelib.hypervisor.transfer import Access
 
 if TYPE_CHECKING:

@@ -8,17 +8,15 @@ root. Only what is not there is stood in for: systemd, sudo, the running master 
 """
 
 import json
-import os
 import pathlib
-import pwd
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
 import pytest
 from tests import pages
+from tests.bus import BUS, listening
 
 USER = "salt"
 CHECKOUT = pathlib.Path("/srv/store-deploy")
@@ -29,7 +27,6 @@ MASTER_D = pathlib.Path("/etc/salt/master.d")
 MODULES = MASTER_D / "50-store-deploy-modules.conf"
 SITE = MASTER_D / "60-site.conf"
 STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
-BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 MINION = pathlib.Path("/srv/minion")
 DOCTOR = "salt-run deploy.doctor hypervisors=False"
 
@@ -88,16 +85,7 @@ def machine(typed):
     there = {top: set(top.iterdir()) if top.exists() else set() for top in tops}
     MASTER_D.mkdir(exist_ok=True)
     MAIN.write_text(f"user: {USER}\n")
-    # A running master of 3008 has made it, and salt-run needs it.
-    pathlib.Path("/var/cache/salt/master/proc").mkdir(parents=True, exist_ok=True)
-    BUS.parent.mkdir(parents=True, exist_ok=True)
-    user = pwd.getpwnam(USER)
-    for path in (BUS.parents[1], BUS.parent, *pathlib.Path("/var/cache/salt").rglob("*")):
-        os.chown(path, user.pw_uid, user.pw_gid)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(BUS))
-        listening.listen(100)
-        BUS.chmod(0o777)
+    with listening(USER):
         yield
     for top in tops:
         for path in set(top.iterdir()) - there[top]:

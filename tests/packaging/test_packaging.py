@@ -11,7 +11,6 @@ import pathlib
 import pwd
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -19,8 +18,8 @@ import packaged
 import pytest
 from packaged import AUTOSIGN, REPO, SETTINGS, STATE, USER, WAYS
 from tests import pages
+from tests.bus import BUS, listening
 
-BUS = pathlib.Path("/run/salt/master/master_event_pub.ipc")
 MASTER_D = "etc/salt/master.d"
 UYUNI = ["make install FLAVOUR=uyuni", "make install FLAVOUR=uyuni-container", "RPM"]
 MAKE = [way for way in WAYS if way.startswith("make")]
@@ -54,16 +53,7 @@ def root(way, tmp_path, sources):
 @pytest.fixture
 def bus():
     """The socket of a running master, which has its folders."""
-    user = pwd.getpwnam(USER)
-    # salt-run of 3008 wants the proc folder, which only a busy master makes.
-    pathlib.Path("/var/cache/salt/master/proc").mkdir(parents=True, exist_ok=True)
-    BUS.parent.mkdir(parents=True, exist_ok=True)
-    for path in (BUS.parents[1], BUS.parent, *pathlib.Path("/var/cache/salt").rglob("*")):
-        os.chown(path, user.pw_uid, user.pw_gid)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(BUS))
-        listening.listen(100)
-        BUS.chmod(0o777)
+    with listening(USER):
         yield
     shutil.rmtree(BUS.parents[1])
 

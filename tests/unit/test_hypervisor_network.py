@@ -9,6 +9,7 @@ import pytest
 from storelib import files
 from storelib.errors import Fault
 from storelib.hypervisor.setup.network import change, ifupdown, networkd, networkmanager, wicked
+from storelib.hypervisor.setup.network import plan as plans
 from storelib.hypervisor.setup.network.plan import Bridge, File, Plan, now, of_plain
 
 BRIDGE = Bridge("br0", "eth0", "52:54:00:12:34:56")
@@ -222,7 +223,7 @@ def test_a_change_that_is_confirmed_stays_and_nothing_of_its_way_back(network):
     assert "--on-active=60" in armed[0]
     assert change.confirm()
     assert undo() == 0
-    assert change.before(plan) == plan.files
+    assert plans.before(plan.files) == plan.files
     assert not change.HOME.exists()
     assert list(change.UNITS.iterdir()) == []
     assert not change.confirm()
@@ -231,24 +232,24 @@ def test_a_change_that_is_confirmed_stays_and_nothing_of_its_way_back(network):
 @pytest.mark.parametrize("how", [(), ("boot",)], ids=["in time", "at the next boot"])
 def test_a_change_that_nobody_confirms_is_undone(network, how):
     plan, said = network
-    before = change.before(plan)
+    before = plans.before(plan.files)
     change.make(plan, 60)
-    assert change.before(plan) == plan.files
+    assert plans.before(plan.files) == plan.files
     assert undo(*how) == 0
-    assert change.before(plan) == before
+    assert plans.before(plan.files) == before
     assert not change.pending()
     assert not change.confirm()
     assert list(change.UNITS.iterdir()) == []
     # At boot nothing is up that could be taken down.
     assert commands(said)[2:] == ([] if how else ["undo-down", "undo-up"])
     assert undo(*how) == 0
-    assert change.before(plan) == before
+    assert plans.before(plan.files) == before
 
 
 @pytest.mark.parametrize("line", range(12))
 def test_killed_anywhere_a_change_is_whole_or_can_be_undone(network, monkeypatch, line):
     plan, _ = network
-    before = change.before(plan)
+    before = plans.before(plan.files)
     count = iter(range(100))
 
     def dying(real):
@@ -266,33 +267,33 @@ def test_killed_anywhere_a_change_is_whole_or_can_be_undone(network, monkeypatch
         with pytest.raises(Killed):
             made_and_confirmed(plan)
     if not change.pending() and not (change.HOME / "confirmed").exists():
-        assert change.before(plan) == before, "nothing was touched without a way back"
+        assert plans.before(plan.files) == before, "nothing was touched without a way back"
     undo()
     if not (change.HOME / "confirmed").exists():
-        assert change.before(plan) == before
+        assert plans.before(plan.files) == before
     # What is left does not keep the next change from being made.
     change.make(plan, 60)
     assert change.confirm()
-    assert change.before(plan) == plan.files
+    assert plans.before(plan.files) == plan.files
 
 
 def test_an_undoing_that_was_cut_off_goes_on_at_the_next_boot(network):
     plan, _ = network
-    before = change.before(plan)
+    before = plans.before(plan.files)
     change.make(plan, 60)
     (change.HOME / "pending").rename(change.HOME / "undoing")
     assert not change.confirm(), "it has begun"
     assert undo("boot") == 0
-    assert change.before(plan) == before
+    assert plans.before(plan.files) == before
 
 
 def test_without_its_way_back_the_network_is_not_touched(network, tmp_path):
     plan, said = network
-    before = change.before(plan)
+    before = plans.before(plan.files)
     (tmp_path / "bin/systemd-run").write_text("#!/bin/sh\necho no bus >&2; exit 1\n")
     with pytest.raises(Fault, match="not touched, for its way back cannot be armed"):
         change.make(plan, 60)
-    assert change.before(plan) == before
+    assert plans.before(plan.files) == before
     assert commands(said) == []
     assert not change.pending()
     assert list(change.UNITS.iterdir()) == []

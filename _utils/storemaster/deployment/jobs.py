@@ -66,7 +66,8 @@ def on_hypervisor(
     context: StepContext, step: str, quick: bool = False, at: str | None = None, **arguments: Any
 ) -> report.Report:
     """
-    Return the report of ``store_hypervisor.<step>``; raise ``Fault`` if it is not ok.
+    Return the report of ``store_hypervisor.<step>``; raise ``Fault`` if it is not ok, and
+    ``Waiting`` if it could not be taken yet.
 
     at
         Minion ID of another hypervisor than the record's.
@@ -82,7 +83,9 @@ def on_hypervisor(
         raise Replaced(f"{minion} is another machine: its ID is {answer.facts['machine_id']}")
     if step in orders.STEPS:
         _carried_out(context, answer)
-    return good(context, answer)
+    if waits := good(context, answer).facts.get("waits"):
+        raise Waiting(f"{minion}: {waits}")
+    return answer
 
 
 def _carried_out(context: StepContext, answer: report.Report) -> None:

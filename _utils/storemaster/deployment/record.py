@@ -129,7 +129,9 @@ class Record:
     def is_new(self) -> bool:
         """Whether its server has its first states still before it, which reboot it."""
         booted = len(self.evidence.boot_ids or ())
-        return bool(self.evidence.public_key) and booted < 2 and self.state != "deployed"
+        return (
+            bool(self.evidence.public_key) and booted < 2 and self.state != lifecycle.DEPLOYED.name
+        )
 
     @property
     def active(self) -> bool:

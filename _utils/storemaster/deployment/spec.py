@@ -58,6 +58,9 @@ class Start:
     steady_s: int
 
 
+KEEP = "keep"
+"""Of ``registration``: nothing is done in Uyuni."""
+
 LEFT_OUT = ("guest_pillar", "activation_key")
 """Keys of the pillar that are no part of a spec."""
 

@@ -131,7 +131,7 @@ def _configuration(opts: dict) -> Iterator[Fault]:
             "no schedule calls deploy.reconcile: deadlines are not enforced, restarts not mended",
             install(opts, "50-store-deploy-schedule.conf"),
         )
-    pillars = [name for entry in opts.get("ext_pillar") or [] for name in entry]
+    pillars = uyuni_pillar.order(opts)
     if "store_deploy" not in pillars:
         yield (
             "ext_pillar store_deploy is not configured: guests get no guest_pillar, and no report "

@@ -27,7 +27,7 @@ from storelib.errors import Fault, StoreDeployError, one_line
 from storemaster.deployment import lifecycle, verbs
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.record import Record
-from storemaster.deployment.spec import StoreSpec
+from storemaster.deployment.spec import KEEP, StoreSpec
 from storemaster.deployment.step_context import Waiting
 from storemaster.master import settings, uyuni
 
@@ -71,7 +71,7 @@ def done(opts: dict, record: Record, act: Act) -> None:
 
 def faults(opts: dict, spec: StoreSpec) -> Iterator[tuple[str, str]]:
     """Find what would keep a deployment of that spec from calling Uyuni, by calling it."""
-    if spec.registration == "keep":
+    if spec.registration == KEEP:
         return
     try:
         with uyuni.session(opts) as server:
@@ -116,16 +116,22 @@ def forget(opts: dict, record: Record) -> None:
 def forget_the_rest(opts: dict, ledger: Ledger) -> None:
     """Delete what is known of deployments that are over, which another one replaced, say."""
     folder = _folder(opts)
-    if not folder.is_dir():
+    old = [path for path in folder.iterdir() if _is_old(path)] if folder.is_dir() else []
+    if not old:
+        # As nearly always: all records take long to read where there are many.
         return
     records = ledger.all()
     wanted = {each.deployment for each in records if each.state in (*lifecycle.OPEN, FAILED)}
-    for path in folder.iterdir():
+    for path in old:
         # A half-written one begins with a dot.
-        deployment = path.name.lstrip(".").partition(".")[0]
-        with contextlib.suppress(FileNotFoundError):
-            if deployment not in wanted and time.time() - path.stat().st_mtime > ORPHANED_S:
-                path.unlink()
+        if path.name.lstrip(".").partition(".")[0] not in wanted:
+            path.unlink(missing_ok=True)
+
+
+def _is_old(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > ORPHANED_S
+    return False
 
 
 def _profiles(server: uyuni.Session) -> list[dict[str, Any]]:

@@ -159,14 +159,9 @@ def hypervisor_id(opts: dict, store: str) -> str | None:
 
 
 def uyuni(opts: dict) -> dict[str, str]:
-    """Return how to log in to Uyuni's API; nothing if this master has none."""
-    check(opts, "uyuni")
-    return dict(_settings(opts).get("uyuni") or {})
-
-
-def known_uyuni(opts: dict) -> dict[str, str]:
     """Return how to log in to Uyuni's API; raise :class:`Refused` if this master has none."""
-    told = uyuni(opts)
+    check(opts, "uyuni")
+    told = dict(_settings(opts).get("uyuni") or {})
     if not told:
         raise Refused(
             "no Uyuni is known to this master",

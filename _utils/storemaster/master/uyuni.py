@@ -153,7 +153,7 @@ def session(opts: dict) -> Iterator[Session]:
 
     Raises :class:`Refused` if they say nothing.
     """
-    told = settings.known_uyuni(opts)
+    told = settings.uyuni(opts)
     opened = Session(told["url"], told["user"], _password(opts, told), told.get("ca_file"))
     try:
         yield opened

@@ -53,3 +53,7 @@ class Fault(StoreDeployError):
     def __init__(self, reason: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
         super().__init__(reason, hint)
         self.facts = facts or {}
+
+
+class NotNow(Fault):
+    """A step cannot be taken yet, and nothing is wrong: the reason says what is waited for."""

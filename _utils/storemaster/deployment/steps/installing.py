@@ -24,15 +24,13 @@ from storemaster.deployment.evidence import Facts, Found
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
 from storemaster.deployment.record import Record
+from storemaster.deployment.spec import KEEP
 from storemaster.deployment.step_context import PILLAR_S, NotYet, StepContext, Waiting
 
 PROBE_TRIES = 5
 """How often the probes are run before a failing one fails the deployment."""
 
 PROBE_PAUSE_S = 10.0
-
-KEEP = "keep"
-"""Of a spec's ``registration``: nothing is done in Uyuni."""
 
 FRESH_S = 60.0
 """How long facts of a hypervisor are good for."""
@@ -92,8 +90,13 @@ def awaiting_hypervisor(context: StepContext) -> Found:
 
 def _known_to_uyuni(context: StepContext) -> None:
     """Wait until Uyuni is ready for the guest."""
-    if context.spec.get("registration", KEEP) != KEEP:
+    if _registers(context):
         context.master.arrange_registration(context.record)
+
+
+def _registers(context: StepContext) -> bool:
+    """Say whether Uyuni is told of the guest; a deployment from before an update knows no such."""
+    return bool(context.spec.get("registration", KEEP) != KEEP)
 
 
 def unknown_server(ledger: Ledger, record: Record, facts: dict[str, Any]) -> list[str]:
@@ -123,9 +126,6 @@ def queued(context: StepContext) -> Found:
 def staging(context: StepContext) -> Found:
     """Over when the cached image has the pillar's checksum."""
     facts = jobs.on_hypervisor(context, "stage").facts
-    if waits := facts.get("waits"):
-        # A job of an earlier attempt, which ends by itself.
-        raise Waiting(f"{context.record.hypervisor}: {waits}")
     image = facts["image"]
     if image["sha256"] != context.spec["image"]["sha256"]:
         raise Fault(
@@ -156,12 +156,9 @@ def preparing(context: StepContext) -> Found:
 def _with_seed(context: StepContext, step: str, master_public_key: str) -> Facts:
     """Have the hypervisor take a step that may write the guest's seed; return its facts."""
     more: dict[str, Any] = {}
-    if context.spec.get("registration", KEEP) != KEEP:
+    if _registers(context):
         more = {"registration": context.master.registration_keys(context.record)}
-    facts = jobs.on_hypervisor(context, step, master_public_key=master_public_key, **more).facts
-    if waits := facts.get("waits"):
-        raise Waiting(f"{context.record.hypervisor}: {waits}")
-    return facts
+    return jobs.on_hypervisor(context, step, master_public_key=master_public_key, **more).facts
 
 
 def _suffices(context: StepContext) -> bool:
@@ -368,7 +365,7 @@ def finishing(context: StepContext) -> Found:
             f"bootstrap data is still in {context.record.minion_id}: {', '.join(left)}",
             "remove it there by hand",
         )
-    if context.spec.get("registration", KEEP) != KEEP:
+    if _registers(context):
         context.master.forget_registration(context.record)
     facts = jobs.on_hypervisor(context, "finish").facts
     return {"finished": {key: facts[key] for key in ("seed", "inserted", "defined", "autostart")}}

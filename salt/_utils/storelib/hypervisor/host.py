@@ -20,10 +20,6 @@ Facts = dict[str, Any]
 """What a step has read back."""
 
 
-class NotNow(Exception):
-    """What is asked for may come; the text says what is waited for."""
-
-
 @dataclass(frozen=True)
 class Host:
     """
@@ -52,7 +48,8 @@ class Host:
 
     registration: Callable[[], Mapping[str, str]]
     """
-    Asks the master for the keys with which Uyuni is to register the guest; raises ``NotNow``.
+    Asks the master for the keys with which Uyuni is to register the guest; raises
+    :class:`storelib.errors.NotNow` if it cannot tell.
     """
 
     environment: Mapping[str, str]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from storelib.errors import Fault
+from storelib.errors import Fault, NotNow
 from storelib.files import locked, sync
 from storelib.hypervisor import alarm, disks, transfer
 from storelib.hypervisor.place import MIB, folder, free, no_space, read_json, write
@@ -27,7 +27,7 @@ PATIENCE_S = 10
 CHUNK = 64 * 1024
 
 
-class Busy(Fault):
+class Busy(NotNow):
     """Another job brings the image."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from storelib import commands
-from storelib.errors import Fault
+from storelib.errors import Fault, NotNow
 from storelib.hypervisor import (
     disks,
     domains,
@@ -27,7 +27,7 @@ from storelib.hypervisor import (
     transfer,
     virt_init,
 )
-from storelib.hypervisor.host import Facts, Host, NotNow, Order, Spec
+from storelib.hypervisor.host import Facts, Host, Order, Spec
 from storelib.hypervisor.place import Place, folder, write
 
 STAGING_S = 45 * 60
@@ -41,13 +41,10 @@ def stage(host: Host, spec: Spec, order: Order) -> Facts:
         pass
     # What went wrong is to be told before the master loses its patience.
     limit_s = 0.9 * spec.get("timeouts", {}).get("staging", STAGING_S)
-    try:
-        images.stage(
-            *(spec["image"]["source"], place.image, place.sha256),
-            *(host.get_file, host.access, limit_s),
-        )
-    except images.Busy as busy:
-        return {"waits": str(busy)}
+    images.stage(
+        *(spec["image"]["source"], place.image, place.sha256),
+        *(host.get_file, host.access, limit_s),
+    )
     # An image that was in the cache before may have been looked at less closely then.
     disks.whole(place.image, transfer.shown(spec["image"]["source"]))
     disks.fit(place.image, spec["disk_gib"], spec["clone"])
@@ -65,10 +62,7 @@ def prepare(
     expected: list[str] | None,
 ) -> Facts:
     """Make the new server ready beside the old one, see ``store_hypervisor.prepare``."""
-    try:
-        keys = _registration(host, expected)
-    except NotNow as err:
-        return {"waits": str(err)}
+    keys = _registration(host, expected)
     with guards.at_work(host, spec, order, "prepare") as (connection, place):
         # What clear would refuse is told here.
         known = guards.clearable(connection, spec, place)
@@ -147,10 +141,7 @@ def define(
     expected: list[str] | None,
 ) -> Facts:
     """Put the prepared server into its place and define it, see ``store_hypervisor.define``."""
-    try:
-        keys = _registration(host, expected)
-    except NotNow as err:
-        return {"waits": str(err)}
+    keys = _registration(host, expected)
     with guards.at_work(host, spec, order, "define") as (connection, place):
         known = guards.ours(connection, spec, place)
         intent = guards.intent(spec, generation, order)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from storelib.errors import Fault
+from storelib.errors import Fault, NotNow
 from storelib.hypervisor import domains, fence
 from storelib.hypervisor.host import Facts, Spec
 from storelib.hypervisor.place import of_system
@@ -23,6 +23,8 @@ def of(step: str, spec: Spec, act: Callable[[], Facts]) -> Facts:
     """
     Return what the step has found, and beside it the machine and what is noted of the store.
 
+    Of a step that has to wait for something these are ``waits``, which says for what.
+
     Raises :class:`Fault`, with the same facts, if it did not do its work.
     """
     fault, facts = None, {}
@@ -33,6 +35,8 @@ def of(step: str, spec: Spec, act: Callable[[], Facts]) -> Facts:
             # Each step can be run again; a restart of libvirt must not cost a deployment.
             log.warning("%s: %s: %s", spec["store"], step, gone)
             facts = act()
+    except NotNow as err:
+        facts = {"waits": str(err)}
     except Fault as err:
         fault, facts = err, {**err.facts}
     except OSError as err:

@@ -88,9 +88,7 @@ def note_of(
     registration: Mapping[str, str],
 ) -> Note:
     """Return what tells this deployment's files from those of any other, or of another spec."""
-    text = json.dumps(
-        [spec, master_public_key, *([registration] * bool(registration))], sort_keys=True
-    )
+    text = json.dumps([spec, master_public_key, *filter(None, [registration])], sort_keys=True)
     return {**whose, "made_of": hashlib.sha256(text.encode()).hexdigest()}
 
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storelib import files
 from storelib.errors import Fault
 from storelib.hypervisor.place import run
 from storelib.hypervisor.setup import made
-from storelib.hypervisor.setup.network.plan import File, Plan, now, of_plain
+from storelib.hypervisor.setup.network.plan import File, Plan, before, now, of_plain, put
 from storelib.hypervisor.setup.outcome import Outcome
 
 CAPABILITIES = Path("/proc/xen/capabilities")
@@ -116,9 +115,9 @@ def by_xen(dry: bool) -> Outcome:
     if saved == xen and all(now(path) == file for path, file in wanted.items()):
         return Outcome(f"Xen is the default boot entry, with {linux} to fall back to")
     if not dry:
-        plain = Plan({path: now(path) for path in wanted}).plain()
+        plain = Plan(before(wanted)).plain()
         made.note("boot", {"saved": saved, "before": plain})
-        _write(wanted)
+        put(wanted)
         loader.renew()
         loader.save(xen)
         if loader.saved() != xen:
@@ -130,7 +129,7 @@ def by_xen(dry: bool) -> Outcome:
 def taken_back(known: dict[str, Any]) -> str:
     """Let the machine boot by default what it did before; say what was done."""
     loader = grub()
-    _write(of_plain(known["before"]).files)
+    put(of_plain(known["before"]).files)
     loader.renew()
     loader.save(known["saved"])
     return "boot entry"
@@ -146,17 +145,9 @@ def _files(loader: Grub, linux: str) -> dict[str, File | None]:
 
 def _saved(loader: Grub) -> str:
     """Return the text that has GRUB boot what is saved."""
-    before = now(loader.defaults)
-    if loader.command == "grub" or before is None:
+    old = now(loader.defaults)
+    if loader.command == "grub" or old is None:
         return f"# Made by store-deploy.\n{SAVED}\n"
-    if re.search(r"^GRUB_DEFAULT=", before.text, re.MULTILINE):
-        return re.sub(r"^GRUB_DEFAULT=.*$", SAVED, before.text, flags=re.MULTILINE)
-    return f"{before.text.rstrip()}\n{SAVED}\n"
-
-
-def _write(wanted: Any) -> None:
-    for path, file in wanted.items():
-        if file is None:
-            Path(path).unlink(missing_ok=True)
-        else:
-            files.write(Path(path), file.text, file.mode)
+    if re.search(r"^GRUB_DEFAULT=", old.text, re.MULTILINE):
+        return re.sub(r"^GRUB_DEFAULT=.*$", SAVED, old.text, flags=re.MULTILINE)
+    return f"{old.text.rstrip()}\n{SAVED}\n"

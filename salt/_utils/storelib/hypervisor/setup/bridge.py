@@ -23,7 +23,7 @@ from storelib.errors import Fault
 from storelib.hypervisor.place import run
 from storelib.hypervisor.setup import made
 from storelib.hypervisor.setup.network import change, ifupdown, networkd, networkmanager, wicked
-from storelib.hypervisor.setup.network.plan import Bridge, File, Plan, now, of_plain
+from storelib.hypervisor.setup.network.plan import Bridge, File, Plan, before, now, of_plain
 from storelib.hypervisor.setup.outcome import Outcome
 
 INTERFACES = Path("/sys/class/net")
@@ -71,10 +71,10 @@ def bridged(
     plan = _named(bridge, tool.plan(bridge))
     changes = {name: {"old": None, "new": f"bridge of {port}, by {tool.NAME}"}}
     if not dry:
-        before = change.before(plan)
+        old = before(plan.files)
         # Before the change, so that a kill after its confirmation does not leave it unknown.
         made.forget("bridge")
-        made.note("bridge", _note(bridge, plan, before))
+        made.note("bridge", _note(bridge, plan, old))
         try:
             _change(plan, {port: name}, masters, undo_after_s, lambda: is_made(name, port))
         except BaseException:
@@ -118,8 +118,8 @@ def _named(bridge: Bridge, plan: Plan) -> Plan:
     return replace(plan, files={**link, **plan.files})
 
 
-def _note(bridge: Bridge, plan: Plan, before: dict[str, File | None]) -> dict[str, Any]:
-    plain = Plan(before).plain()["files"]
+def _note(bridge: Bridge, plan: Plan, old: dict[str, File | None]) -> dict[str, Any]:
+    plain = Plan(old).plain()["files"]
     return {"name": bridge.name, "port": bridge.port, "plan": plan.plain(), "before": plain}
 
 

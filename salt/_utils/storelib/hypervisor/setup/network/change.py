@@ -22,7 +22,7 @@ from pathlib import Path
 from storelib import files
 from storelib.errors import Fault
 from storelib.hypervisor.place import run
-from storelib.hypervisor.setup.network.plan import Commands, File, Plan, now
+from storelib.hypervisor.setup.network.plan import Commands, Plan, now, put
 
 HOME = Path("/var/lib/store-deploy/network")
 UNITS = Path("/etc/systemd/system")
@@ -90,11 +90,7 @@ def make(plan: Plan, undo_after_s: int) -> None:
     _arm(undo_after_s)
     for command in plan.down:
         _limited(command)
-    for path, file in plan.files.items():
-        if file is None:
-            Path(path).unlink(missing_ok=True)
-        else:
-            files.write(Path(path), file.text, file.mode)
+    put(plan.files)
     for command in plan.up:
         _limited(command)
 
@@ -203,8 +199,3 @@ def _limited(command: tuple[str, ...]) -> None:
     # What it fails to do shows in what is looked for afterwards, and then all is undone.
     with contextlib.suppress(Fault):
         run("timeout", "--kill-after=5", str(COMMAND_S), *command)
-
-
-def before(plan: Plan) -> dict[str, File | None]:
-    """Return the files of a change as they are now."""
-    return {path: now(path) for path in plan.files}

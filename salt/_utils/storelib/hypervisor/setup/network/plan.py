@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from storelib import files
 
 Commands = tuple[tuple[str, ...], ...]
 
@@ -56,8 +58,8 @@ def of_plain(known: Mapping[str, Any]) -> Plan:
         name: tuple(tuple(command) for command in known[name])
         for name in ("down", "up", "undo_down", "undo_up")
     }
-    files = {path: File(**file) if file else None for path, file in known["files"].items()}
-    return Plan(files, **steps)
+    made = {path: File(**file) if file else None for path, file in known["files"].items()}
+    return Plan(made, **steps)
 
 
 def now(path: str) -> File | None:
@@ -66,6 +68,20 @@ def now(path: str) -> File | None:
         return File(Path(path).read_text(), Path(path).stat().st_mode & 0o7777)
     except FileNotFoundError:
         return None
+
+
+def before(paths: Iterable[str]) -> dict[str, File | None]:
+    """Return files as they are."""
+    return {path: now(path) for path in paths}
+
+
+def put(wanted: Mapping[str, File | None]) -> None:
+    """Have files be as they are wanted."""
+    for path, file in wanted.items():
+        if file is None:
+            Path(path).unlink(missing_ok=True)
+        else:
+            files.write(Path(path), file.text, file.mode)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi packaging tests/lab)
 
-.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/others lint types descriptions unit functional \
+.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/master quick/others lint types descriptions unit functional \
 	integration packaging matrix faults night e2e hypervisor uyuni bench bench-scale image diagram lab-up lab-down clean packages \
 	install uninstall rpm deb
 
@@ -58,16 +58,19 @@ part/%: packages
 		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; mkdir -p $(times); \
 	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$(times)/$(subst /,-,$*); exit $$status
 
+# The parts of its functional tests take about the same time.
 quick: packages  ## the tests that take no running master and no guest, but for the thorough ones
-	@$(MAKE) --jobs=4 --output-sync=target quick/others quick/hypervisor quick/unit quick/style
+	@$(MAKE) --jobs=5 --output-sync=target quick/others quick/hypervisor quick/master quick/unit quick/style
 
+on_the_master = $(wildcard $(addprefix tests/functional/test_,doctor*.py keys.py runner.py settings.py store_list*.py uyuni*.py))
 quick/style: lint types descriptions
 quick/unit: packages
 	@$(call venv,$(SALT))/bin/pytest -m "not thorough" tests/unit
-quick/hypervisor quick/others: packages
+quick/hypervisor quick/master quick/others: packages
 	@$(call on_machine,pytest -m "not thorough" $(QUICK))
 quick/hypervisor: QUICK = tests/functional/hypervisor
-quick/others: QUICK = tests/functional --ignore=tests/functional/hypervisor
+quick/master: QUICK = $(on_the_master)
+quick/others: QUICK = tests/functional $(addprefix --ignore=,tests/functional/hypervisor $(on_the_master))
 
 lint: packages  ## style and likely mistakes of all languages here
 	@PATH=$(call venv,tools)/bin:$$PATH; set -x; \

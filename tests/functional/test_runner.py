@@ -29,6 +29,7 @@ def site(tmp_path_factory):
         "root_dir": str(root),
         "user": "root",
         "module_dirs": [str(REPO)],
+        "file_roots": {"base": [str(REPO / "salt")]},
         "store_deploy": {"state_dir": str(root / "state")},
     }
     (root / "master").write_text(json.dumps(config))
@@ -174,16 +175,12 @@ def test_who_mistypes_a_store_is_told_the_similar_ones(salt_run, verb):
 @pytest.fixture
 def copy(site):
     """Have Salt make the copy; return its folder."""
-    served = json.dumps({"base": [str(REPO / "salt")]})
     command = ["salt-run", "-c", str(site), "saltutil.sync_all"]
-    config = json.loads((site / "master").read_text())
-    (site / "master").write_text(json.dumps({**config, "file_roots": json.loads(served)}))
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     folder = site / "var/cache/salt/master/extmods/utils/storelib"
     assert (folder / "report.py").exists()
     yield folder
     shutil.rmtree(folder.parent, ignore_errors=True)
-    (site / "master").write_text(json.dumps(config))
 
 
 def test_a_copy_of_what_minions_get_changes_nothing(salt_run, copy):

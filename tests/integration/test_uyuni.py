@@ -141,7 +141,9 @@ def redeployed(uyuni, theirs, server, configuring):
     with server.lock:
         uyuni.begin("0417", "redeploy=True")
         waits(uyuni, "awaiting_hypervisor", "Uyuni is asked")
-    uyuni.entered("0417", "rebooting")
+        theirs.forget(GUEST)
+    # It goes no further before it is registered again.
+    waits(uyuni, "configuring", SILENT)
     return uyuni.stand_ins.disk(GUEST)
 
 
@@ -174,13 +176,14 @@ def holding(text, *tops):
 
 
 def test_a_redeployed_server_is_onboarded_anew_and_its_keys_are_nowhere_in_the_end(
-    uyuni, server, redeployed
+    uyuni, server, theirs, redeployed
 ):
     (key,) = server.uyuni.reactivation.values()
     config = redeployed / "etc/salt/minion.d/~store-deploy-bootstrap.conf"
     told = json.loads(config.read_text())["grains"]["susemanager"]
     assert told == {"activation_key": "1-store", "management_key": key}
     assert known(uyuni, "susemanager:activation_key") == "1-store"
+    theirs.register(GUEST, pillar={"greeting": "Hello once more"})
     uyuni.deployed("0417")
     assert not known(uyuni, "susemanager")
     assert not holding(key, redeployed / "etc", redeployed / "var/lib")

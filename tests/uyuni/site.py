@@ -51,6 +51,11 @@ class UyuniSite:
             database["systems"][minion] = data
         (self.susemanager / f"salt/packages/packages_{minion}.sls").write_text("{}\n")
 
+    def forget(self, minion):
+        """Have a system not be registered, as one that comes anew."""
+        with self.changed() as database:
+            del database["systems"][minion]
+
     @contextlib.contextmanager
     def changed(self):
         """Yield the database, and write what becomes of it."""

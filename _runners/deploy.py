@@ -176,7 +176,7 @@ def status(store):
 
 
 @verb.verb
-def list_(state=None):
+def list_(state=None, group=None):
     """
     List the deployments.
 
@@ -184,17 +184,19 @@ def list_(state=None):
 
     state
         Only those in this state.
+    group
+        Only those of this ``group``, as their pillar was when they were last deployed.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-run deploy.list state=failed
+        salt-run deploy.list state=failed group=north
     """
     if state is not None and state not in lifecycle.STATES:
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
     with operator_requests.open_ledger(__opts__) as ledger:
-        lines = ledger.lines(state)
+        lines = ledger.lines(state, group)
     if verb.read_by_people(__opts__):
         return tables.table(lines, time.time())
     return [views.row(line, time.time()) for line in lines]

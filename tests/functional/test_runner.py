@@ -37,7 +37,8 @@ def site(tmp_path_factory):
     (root / "var/cache/salt/master/proc").mkdir(parents=True)
     with Ledger(root / "state" / "ledger.sqlite") as ledger:
         for store, state in STATES.items():
-            spec = from_pillar({**STORE, "store": store}, f"hv-{store}")
+            group = {"group": "north"} if store == "0816" else {}
+            spec = from_pillar({**STORE, **group, "store": store}, f"hv-{store}")
             record = requests.begin(ledger, time.time() - 7200, spec, f"hv-{store}", "operator")
             record = dataclasses.replace(record, state=state, since=time.time() - 3600)
             if state == "failed":
@@ -88,8 +89,10 @@ def test_a_list_takes_a_line_a_store_and_is_data_where_data_is_asked_for(salt_ru
     ]
     rows = json.loads(salt_run("list", "--out=json").stdout)
     assert {row["store"]: row["state"] for row in rows} == STATES
-    keys = {"store", "generation", "state", "for_s", "hypervisor", "minion_id", "reason"}
+    keys = {"store", "generation", "state", "for_s", "hypervisor", "minion_id", "group", "reason"}
     assert all(set(row) == keys for row in rows)
+    (row,) = json.loads(salt_run("list", "group=north", "--out=json").stdout)
+    assert (row["store"], row["group"]) == ("0816", "north")
 
 
 def test_a_history_takes_a_line_a_state_and_is_data_where_data_is_asked_for(salt_run):

@@ -263,8 +263,8 @@ YAMLS = {
         "line 1, column 51: guest_pillar cannot be written as it is: the key 7 is no text",
     ),
     "a group that is none": (
-        "- {hypervisor: hv-1, store: '0417', group: north}\n",
-        "line 1, column 44: group is 'north', groups of this list: none",
+        "groups: {north: {}}\nstores: [{hypervisor: hv-1, store: '0417', group: nroth}]\n",
+        "line 2, column 51: group is 'nroth', groups of this list: north",
     ),
     "a group with a fault": (
         "groups: {north: {cpus: 0}}\nstores: [{hypervisor: a, store: '1', group: north}]\n",

@@ -185,8 +185,19 @@ def test_a_groups_values_are_in_the_files_of_its_stores(tmp_path, target, folder
     told = [yaml.safe_load((folder / f"hv-{n}.yaml").read_text())["store_server"] for n in (1, 2)]
     assert told[0]["interfaces"] == {"eth0": {"source": "br1"}}
     assert [each["memory_mib"] for each in told] == [4096, 8192]
+    assert [each["group"] for each in told] == ["north", "north"]
     assert told[1]["interfaces"] == {"eth0": {"source": "br1", "address": "10.1.2.3/24"}}
     assert applied(path, target)[1] == 0
+
+
+def test_a_group_that_has_no_values_of_its_own_is_a_name_and_comes_back(tmp_path, target, folder):
+    path = a_list(tmp_path / "stores.csv", [{**ROW, "group": "north"}])
+    applied(path, target)
+    told = yaml.safe_load((folder / f"{ROW['hypervisor']}.yaml").read_text())["store_server"]
+    assert told["group"] == "north"
+    (row,) = target.others([]).values()
+    assert row.group == "north"
+    assert columns.flat(row.own) == {key: ROW[key] for key in ("store", "memory_mib")}
 
 
 def test_what_cannot_be_written_is_told_with_how_far_it_came(tmp_path, target, folder):

@@ -230,6 +230,7 @@ def test_a_group_of_the_list_becomes_a_group_with_the_defaults(text, uyuni):
     assert uyuni.members("south") == {1001}
     data = uyuni.groups["south"]["data"]["store-defaults"]["store_server"]
     assert data["verify"] == {"tcp": [22], "service": ["sshd"]}
+    assert data["group"] == "south"
     found, written = text(GROUP, apply=True)
     assert (found.unchanged, written, uyuni.written()) == (["group south", "hv-2"], 0, [])
     found, written = text(GROUP.replace("tcp: 22", "tcp: 23"), apply=True)

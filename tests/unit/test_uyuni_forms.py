@@ -223,6 +223,7 @@ TEXTS = {
     "dns": ("10.4.17.1", "9.9.9.9"),
     "service": ("sshd", "salt-minion"),
     "command": ("true", "test -e /x"),
+    "group": ("north", "Läden im Süden"),
     "activation_key": ("1-store", "2-till"),
     "system_groups": ("stores", "north"),
 }

@@ -76,6 +76,7 @@ def test_a_record_has_the_fields_that_the_design_promises():
         "deadline": "2023-11-14T22:28:20Z",
         "hypervisor": "hv-0815",
         "minion_id": "store-0815",
+        "group": None,
         "image": {"source": "/x", "sha256": "5e"},
         "attempts": 3,
         "evidence": {"boot_ids": ["a"], "key_fingerprint": "ab:cd"},

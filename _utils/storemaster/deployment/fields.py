@@ -183,6 +183,13 @@ TABLE = (
         "`{minion_id}`",
     ),
     Field(
+        "group",
+        text("a name of up to 128 characters", formats.GROUP),
+        None,
+        SHARED,
+        "a region or line, by which stores are listed: `deploy.list group=GROUP`",
+    ),
+    Field(
         "auto_deploy",
         FLAG,
         False,

@@ -14,8 +14,16 @@ DEFAULTS, SERVER = "store-defaults", "store-server"
 
 SHOWN = {
     DEFAULTS: (
-        *("image", "image.source", "image.sha256", "cpus", "memory_mib", "disk_gib", "pool"),
-        *("clone", "virt_type", "os_type", "firmware", "data_disks", "data_disks[].size_gib"),
+        *("group", "image", "image.source", "image.sha256", "cpus", "memory_mib", "disk_gib"),
+        *(
+            "pool",
+            "clone",
+            "virt_type",
+            "os_type",
+            "firmware",
+            "data_disks",
+            "data_disks[].size_gib",
+        ),
         *("interfaces", "interfaces[].type", "interfaces[].source", "master", "minion"),
         *("registration", "activation_key", "system_groups"),
         *("admission", "start", "start.attempts", "start.steady_s"),

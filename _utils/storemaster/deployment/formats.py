@@ -33,6 +33,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 LIBVIRT_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _.-]{0,126}[A-Za-z0-9_.-])?")
 """Names of libvirt's pools and networks."""
 
+GROUP = re.compile(r"[^\x00-\x20\x7f-\xa0]([^\x00-\x1f\x7f-\x9f]{0,126}[^\x00-\x20\x7f-\xa0])?")
+"""What a system group of Uyuni may be called, too."""
+
 ACTIVATION_KEY = re.compile(r"[A-Za-z0-9._-]{1,256}")
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")

@@ -164,13 +164,16 @@ class Ledger:
         )
         return [store for _, store in rows]
 
-    def lines(self, state: str | None = None) -> list[Line]:
-        """Return what a list has of each deployment, or of those in a state, by store."""
+    def lines(self, state: str | None = None, group: str | None = None) -> list[Line]:
+        """Return what a list has of each deployment, or of those in a state or group, by store."""
+        of_group = "json_extract(record, '$.spec.group')"
         told = ", ".join(f"json_extract(record, '$.{each}')" for each in ("reason", "failed_in"))
         rows = self._read(
-            f"SELECT store, generation, state, since, hypervisor, minion_id, {told} "
-            "FROM deployments WHERE ?1 IS NULL OR state = ?1 ORDER BY store",
+            f"SELECT store, generation, state, since, hypervisor, minion_id, {told}, {of_group} "
+            "FROM deployments WHERE (?1 IS NULL OR state = ?1) "
+            f"AND (?2 IS NULL OR {of_group} = ?2) ORDER BY store",
             state,
+            group,
         )
         return [Line(*row) for row in rows]
 

@@ -109,6 +109,12 @@ class Record:
         return self.others.get(minion, "")
 
     @property
+    def group(self) -> str | None:
+        """The store's region or line, if it has one."""
+        group: str | None = self.spec.get("group")
+        return group
+
+    @property
     def machine(self) -> str:
         """ID of the machine that the hypervisor is, empty as long as it is not known."""
         return str(self.evidence.hypervisor.get("machine_id") or "")
@@ -151,6 +157,7 @@ class Line:
     minion_id: str
     reason: str
     failed_in: str
+    group: str | None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class StoreSpec:
     store: str
     minion_id: str
     hostname: str
+    group: str | None
     auto_deploy: bool
     image: Image
     cpus: int

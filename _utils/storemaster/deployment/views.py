@@ -50,6 +50,7 @@ def record(this: Record, fingerprint: str = "") -> dict[str, Any]:
         "deadline": when(this.deadline),
         "hypervisor": this.hypervisor,
         "minion_id": this.minion_id,
+        "group": this.group,
         "image": this.spec["image"],
         "attempts": this.attempts,
         "evidence": evidence,
@@ -84,6 +85,7 @@ def row(this: Line | Record, now: float) -> dict[str, Any]:
         "for_s": max(0, round(now - this.since)),
         "hypervisor": this.hypervisor,
         "minion_id": this.minion_id,
+        "group": this.group,
         "reason": this.reason,
     }
 

@@ -127,13 +127,14 @@ class UyuniTarget:
     def whole(self, row: Row) -> Mapping[str, Any]:
         """Return the pillar that Uyuni will make of a group's data and of a system's."""
         group = self._group(row)
-        data = self._listed[group].own if group in self._listed else self._data.get(group)
+        listed = self._listed.get(group)
+        data = _own(listed) if listed else self._data.get(group)
         below = {} if data is None else {**BEGINS, **data}
         return below if row.is_group else merged(below, row.own)
 
     def wanted(self, row: Row) -> dict[str, Any]:
         """Return the form data that a row asks for, and its group."""
-        values = _given(row.own)
+        values = _given(_own(row))
         return values if row.is_group else {GROUP: self._group(row), **values}
 
     def had(self, row: Row) -> dict[str, Any] | None:
@@ -247,15 +248,20 @@ class UyuniTarget:
     def _fill(self, kind: str, number: int, formula: str, row: Row) -> int:
         """Write form data, and read them back."""
         call = self._server.call
-        content = {KEY: columns.nested(_given(row.own))}
+        content = {KEY: columns.nested(_given(_own(row)))}
         call(f"formula.set{kind}FormulaData", number, formula, content)
         there = call(f"formula.get{kind}FormulaData", number, formula)
-        if _given(there.get(KEY) or {}) != _given(row.own):
+        if _given(there.get(KEY) or {}) != _given(_own(row)):
             raise StoreDeployError(
                 f"Uyuni has other data of {formula} than it was given",
                 "look at the page of that form: its version may be another one",
             )
         return len(repr(content))
+
+
+def _own(row: Row) -> Mapping[str, Any]:
+    """Return the form data that a row has: a group's have its name, too."""
+    return {GROUP: row.group, **row.own} if row.is_group else row.own
 
 
 def _given(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ BESIDE = {
     GROUP: "name of the group that the store is in",
     HYPERVISOR_MAC: "hardware address of a hypervisor that Uyuni does not know yet",
 }
-"""Columns that are no fields, and what they mean."""
+"""Columns that are no field of the store's own, and what they mean."""
 
 GUEST_PILLAR = "guest_pillar"
 """The field whose keys are the site's own."""
@@ -69,7 +69,9 @@ def shape(field: Field) -> str:
 SHAPES = {
     shape(field): field
     for field in TABLE
-    if field.kind not in (PART, PARTS, PROBES) and not field.path.endswith("[].name")
+    if field.kind not in (PART, PARTS, PROBES)
+    and not field.path.endswith("[].name")
+    and field.path not in BESIDE
 }
 """All columns that are fields, with NAME and STATE where they have one."""
 

@@ -117,7 +117,7 @@ def _row(line: int, cells: list[str], heads: Mapping[str, int]) -> Row:
     values: dict[str, Any] = {}
     for head, text in texts.items():
         field = columns.field_of(head)
-        if text and field:
+        if text and field and head not in BESIDE:
             values[head] = columns.from_cell(field, text)
     beside = {head: text for head, text in texts.items() if text and head in BESIDE}
     at = {head: Place(line, letter(number)) for head, number in heads.items()}
@@ -137,12 +137,13 @@ def written(rows: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
     if unfit:
         raise Refused(f"CSV has no column for {', '.join(unfit)}", "name a file that ends in .yaml")
     heads = sorted(used | {HYPERVISOR}, key=columns.order)
+    known = {head: columns.field_of(head) if head not in BESIDE else None for head in heads}
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heads)
     for beside, values in rows:
         writer.writerow(
-            beside.get(head, "") if field is None else columns.to_cell(field, values.get(head))
-            for head, field in ((head, columns.field_of(head)) for head in heads)
+            columns.to_cell(field, values.get(head)) if field else beside.get(head, "")
+            for head, field in known.items()
         )
     return text.getvalue()

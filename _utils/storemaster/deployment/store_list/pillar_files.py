@@ -55,16 +55,18 @@ class PillarFiles:
 
     def faults(self, row: Row) -> Iterator[tuple[str, str]]:
         """Find groups that the list does not describe, and what is for Uyuni only."""
-        if row.group and str(row.group) not in self._groups:
-            known = ", ".join(sorted(self._groups)) or "none"
+        if row.group and self._groups and str(row.group) not in self._groups:
+            known = ", ".join(sorted(self._groups))
             yield GROUP, f"{GROUP} is {formats.shown(row.group)}, groups of this list: {known}"
         if row.mac:
             yield HYPERVISOR_MAC, f"{HYPERVISOR_MAC} is only for target=uyuni: leave it out"
 
     def own(self, row: Row) -> Own:
         """Return what a store's file has to say."""
+        if not row.group:
+            return row.own
         group = self._groups.get(row.group) if isinstance(row.group, str) else None
-        return merged(group.own, row.own) if group else row.own
+        return merged(group.own if group else {}, {GROUP: row.group, **row.own})
 
     def whole(self, row: Row) -> Mapping[str, Any]:
         """Return what Salt will make of the file and of what is shared."""
@@ -83,7 +85,7 @@ class PillarFiles:
         """Return the stores of the other files."""
         names = {path.stem: path for path in self.folder.glob(f"*{SUFFIX}")}
         return {
-            name: Row(Place(0), columns.named(own), {HYPERVISOR: name})
+            name: _described(name, columns.named(own))
             for name in sorted(names.keys() - set(listed))
             if (own := self._read(names[name])) is not None
         }
@@ -135,6 +137,12 @@ class PillarFiles:
         if path not in self._found:
             self._found[path] = _store_server(path)
         return self._found[path]
+
+
+def _described(name: str, own: Own) -> Row:
+    """Return the store that a hypervisor's file describes."""
+    group = {GROUP: own.pop(GROUP)} if own.get(GROUP) else {}
+    return Row(Place(0), own, {HYPERVISOR: name, **group})
 
 
 def _store_server(path: Path) -> Own | None:

@@ -20,7 +20,15 @@ from storelib.errors import Refused
 from storemaster.deployment import lifecycle, requests, tables, views
 from storemaster.deployment.store_list.rows import Faulty
 from storemaster.master import doctor as master_doctor
-from storemaster.master import operator_requests, planning, pump, settings, store_lists, verb
+from storemaster.master import (
+    operator_requests,
+    planning,
+    pump,
+    roles,
+    settings,
+    store_lists,
+    verb,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -197,6 +205,8 @@ def list_(state=None, group=None):
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
     with operator_requests.open_ledger(__opts__) as ledger:
         lines = ledger.lines(state, group)
+    if own := roles.rights(__opts__):
+        lines = [line for line in lines if own.has(line.store, line.group)]
     if verb.read_by_people(__opts__):
         return tables.table(lines, time.time())
     return [views.row(line, time.time()) for line in lines]
@@ -227,6 +237,28 @@ def history(store):
 
 
 @verb.verb
+def note(store, text):
+    """
+    Write a line into the store's history: a ticket's number, what was shipped.
+
+    Nothing else is changed. Return the store's record.
+
+    store
+        ID of the store.
+
+    text
+        One line of up to 500 characters.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.note "'0815'" "ticket 4711: new disk"
+    """
+    return _changed(store, functools.partial(requests.note, text=verb.line(text=text)))
+
+
+@verb.verb
 def explain(store):
     """
     Say why the deployment is where it is, what happens at its deadline and what you can do.
@@ -241,7 +273,8 @@ def explain(store):
         salt-run deploy.explain "'0815'"
     """
     with operator_requests.open_ledger(__opts__) as ledger:
-        return views.explain(operator_requests.found(ledger, store), time.time(), ledger)
+        own, record = roles.rights(__opts__), operator_requests.found(ledger, store)
+        return views.explain(record, time.time(), ledger, own.may if own else views.anything)
 
 
 @verb.verb
@@ -568,7 +601,8 @@ def notify(store=None, minion=None, ready=False, eager=True):
     """
     hints = [hint if isinstance(hint, str) else None for hint in (store, minion)]
     try:
-        return pump.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
+        with verb.as_caller(globals(), "notify"):
+            return pump.notify(__opts__, *hints, ready=ready is True, eager=eager is True)
     except Refused as err:
         log.error("%s; %s", err.reason, err.hint)
         return False

@@ -56,6 +56,8 @@ def test_each_change_is_told_once_and_in_order(master):
             "previous": "",
             "reason": "requested by operator",
             "at": BEGAN,
+            "actor": "",
+            "way": "clock",
         },
     )
     for (_, data), previous in zip(master.events[1:], told(master), strict=False):

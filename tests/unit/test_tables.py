@@ -69,6 +69,8 @@ def test_the_history_tells_reasons_whole():
     assert max(map(len, "\n".join(lines).splitlines())) <= 77
     assert lines[2] == "2023-11-14T22:15:40Z  deployed"
     assert tables.story([], AT) == []
+    asked = dataclasses.replace(change("staging", AT, "deploy.retry"), actor="alice", way="api")
+    assert tables.story([asked], AT)[0].endswith("deploy.retry (alice, api)")
 
 
 @pytest.fixture

@@ -122,6 +122,7 @@ def test_the_state_that_a_deployment_is_in_took_until_now():
 def test_a_timeline_tells_times_and_reasons():
     (row,) = views.timeline([change("failed", AT, "no disk")], AT + 5)
     assert (row["at"], row["reason"], row["took_s"]) == ("2023-11-14T22:13:20Z", "no disk", None)
+    assert (row["actor"], row["way"]) == ("", "")
 
 
 def test_no_history_is_an_empty_timeline():

@@ -21,6 +21,7 @@ from storemaster.deployment import (
     new_hardware,
     transition,
 )
+from storemaster.deployment.actor import NOBODY, act_as
 from storemaster.deployment.evidence import Facts, Found
 from storemaster.deployment.jobs import PROBE_S
 from storemaster.deployment.ledger import LOOK_AGAIN_S, Ledger
@@ -57,6 +58,7 @@ def locked(folder: Path, store: str) -> Iterator[bool]:
         yield held
 
 
+@act_as(NOBODY)
 def advance(
     master: MasterApi, ledger: Ledger, store: str, max_active: int, rung: bool = False
 ) -> Record | None:

@@ -22,6 +22,7 @@ from typing import Any
 from storelib import orders
 from storelib.errors import Conflict, LedgerError
 from storemaster.deployment import lifecycle
+from storemaster.deployment.actor import acting
 from storemaster.deployment.doorbell import PUT_OFF_S, Bell
 from storemaster.deployment.evidence import Evidence
 from storemaster.deployment.record import ANY_MACHINE, Change, Job, Line, Record
@@ -296,11 +297,15 @@ class Ledger:
             if change is not None:
                 previous = before.state if before else ""
                 row = (saved.store, saved.generation, saved.state, previous, change)
+                by = acting()
                 db.execute(
                     "INSERT INTO history "
-                    "(store, generation, state, previous, reason, at, announced) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*row, saved.since if noted is None else noted, noted is not None),
+                    "(store, generation, state, previous, reason, at, announced, actor, way) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(*row, saved.since if noted is None else noted, noted is not None),
+                        *(by.who, by.way),
+                    ),
                 )
         return saved
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from storelib.errors import StoreDeployError
 from storemaster.deployment import failing, jobs, lifecycle, requests, transition, twin_check
+from storemaster.deployment.actor import EVENT, Actor, act_as
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED, MasterApi
 from storemaster.deployment.record import Record
@@ -102,9 +103,9 @@ def consider(context: StepContext) -> tuple[Record, bool]:
     if wanted is None:
         log.info("%s: %s is ready: %s", record.store, minion, offered or "as before")
         return context.record, False
-    return requests.begin(
-        context.ledger, now, wanted, minion, "event", redeploy=True, why=new
-    ), True
+    with act_as(Actor(minion, EVENT)):
+        begun = requests.begin(context.ledger, now, wanted, minion, "event", redeploy=True, why=new)
+    return begun, True
 
 
 def _new_hardware(record: Record, minion: str, facts: dict[str, Any]) -> str:

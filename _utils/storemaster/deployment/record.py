@@ -171,3 +171,6 @@ class Change:
     previous: str
     reason: str
     at: float
+    actor: str = ""
+    """Who made it; empty if it came by itself, or before that was noted."""
+    way: str = ""

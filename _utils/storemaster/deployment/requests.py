@@ -88,6 +88,11 @@ def rollback(ledger: Ledger, now: float, record: Record) -> Record:
     return transition.enter(ledger, record, new, "rollback", "deploy.rollback")
 
 
+def note(ledger: Ledger, now: float, record: Record, text: str) -> Record:
+    """Write a line into the store's history that changes nothing."""
+    return ledger.save(record, f"note: {text}", noted=now)
+
+
 def retire(
     ledger: Ledger, now: float, record: Record, data_disks: bool = False, uyuni: bool = False
 ) -> Record:

@@ -45,5 +45,9 @@ DROP INDEX deployments_state;
 CREATE INDEX deployments_state ON deployments (state, since, store);
 CREATE INDEX deployments_ahead ON deployments (due) WHERE state != 'queued'
 """,
+    """
+ALTER TABLE history ADD COLUMN actor TEXT NOT NULL DEFAULT '';
+ALTER TABLE history ADD COLUMN way TEXT NOT NULL DEFAULT ''
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""

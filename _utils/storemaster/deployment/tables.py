@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from storemaster.deployment import lifecycle
@@ -76,13 +76,19 @@ def story(changes: Sequence[Change], now: float) -> list[str]:
     heads = _aligned(
         [[row["at"], row["state"], each] for row, each in zip(rows, took, strict=True)]
     )
-    return [_wrapped(head, row["reason"], IN_A_LIST) for head, row in zip(heads, rows, strict=True)]
+    return [_wrapped(head, _told(row), IN_A_LIST) for head, row in zip(heads, rows, strict=True)]
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """Return why a state was entered, and by whom, if that was somebody."""
+    by = f"({row['actor']}, {row['way']})" if row["actor"] else ""
+    return " ".join(filter(None, [row["reason"], by]))
 
 
 def progress(change: Change, began: float) -> str:
     """Return what a change is shown as while it is watched."""
-    failed = change.state == lifecycle.FAILED.name
-    what = change.reason if failed else lifecycle.STATES[change.state].happens
+    told = change.state in (lifecycle.FAILED.name, change.previous)
+    what = change.reason if told else lifecycle.STATES[change.state].happens
     return _wrapped(f"{max(0.0, change.at - began):8.1f} s  {change.state:<19}  ", what)
 
 

@@ -155,5 +155,5 @@ def announce(master: MasterApi, ledger: Ledger, store: str) -> None:
 
 def event(change: Change) -> dict[str, Any]:
     """Return the data of the event that tells a change."""
-    keys = ("store", "generation", "state", "previous", "reason", "at")
+    keys = ("store", "generation", "state", "previous", "reason", "at", "actor", "way")
     return {key: getattr(change, key) for key in keys}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from statistics import median
 from typing import Any
@@ -103,13 +103,27 @@ def timeline(changes: Sequence[Change], now: float) -> list[dict[str, Any]]:
                 # A clock that was set back is no negative time.
                 "took_s": round(max(0.0, ended - change.at), 1) if ended else None,
                 "reason": change.reason,
+                "actor": change.actor,
+                "way": change.way,
             }
         )
     return rows
 
 
-def explain(this: Record, now: float, ledger: Ledger) -> dict[str, Any]:
-    """Say why a deployment is where it is, and what comes next."""
+def anything(verb: str) -> bool:
+    """Say that a verb may be said: nobody limits who asks."""
+    return True
+
+
+def explain(
+    this: Record, now: float, ledger: Ledger, may: Callable[[str], bool] = anything
+) -> dict[str, Any]:
+    """
+    Say why a deployment is where it is, and what comes next.
+
+    may
+        Says whether who asks may say a verb: what is offered.
+    """
     state = lifecycle.STATES[this.state]
     told: dict[str, Any] = {
         "store": this.store,
@@ -130,10 +144,13 @@ def explain(this: Record, now: float, ledger: Ledger) -> dict[str, Any]:
         told["undo"] = failed_in.undo
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
-    told["you_can"] = _you_can(this, verbs.offered(this, ledger))
+    offered_verbs = verbs.offered(this, ledger)
+    told["you_can"] = _you_can(
+        this, {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
+    )
     if offered := this.evidence.offered:
         told["offered"] = f"{offered['hypervisor']} is ready for this store: {offered['why']}"
-        if this.state not in lifecycle.OPEN:
+        if this.state not in lifecycle.OPEN and may("store"):
             told["you_can"] += [
                 f"move there: salt-run deploy.store {this.store} "
                 f"hypervisor={offered['hypervisor']} redeploy=True"

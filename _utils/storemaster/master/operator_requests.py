@@ -33,7 +33,7 @@ from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
 from storemaster.deployment.record import Record
 from storemaster.deployment.spec import StoreSpec, from_pillar
-from storemaster.master import asking, keys, salt_master, settings
+from storemaster.master import asking, keys, roles, salt_master, settings
 from storemaster.master.salt_master import SaltMaster
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def wanted(
         )
     with open_master(opts) as master:
         described = functools.partial(
-            _described, ledger, store, name, bool(master.keys(name)), read
+            _described, opts, ledger, store, name, bool(master.keys(name)), read
         )
         try:
             return described(master.store_server(name)), name
@@ -138,11 +138,17 @@ def wanted_in_its_own(
     if told is None or told == salt_master.environment_of(opts, hypervisor):
         return spec
     pillar = salt_master.store_server(opts, hypervisor, told)
-    return _described(ledger, spec.store, hypervisor, True, read, pillar)
+    return _described(opts, ledger, spec.store, hypervisor, True, read, pillar)
 
 
 def _described(
-    ledger: Ledger, store: str, hypervisor: str, minion: bool, read: Read, pillar: object
+    opts: dict,
+    ledger: Ledger,
+    store: str,
+    hypervisor: str,
+    minion: bool,
+    read: Read,
+    pillar: object,
 ) -> StoreSpec:
     if pillar is None:
         lacks = "its pillar has no store_server" if minion else "that is no minion of this master"
@@ -158,6 +164,7 @@ def _described(
             f"correct store_server:store there, or name the hypervisor of {store}: "
             "hypervisor=MINION",
         )
+    roles.check_store(opts, store, spec.group)
     return spec
 
 

@@ -14,6 +14,7 @@ import time
 
 from storelib.errors import Conflict, LedgerError, PillarError, StoreDeployError
 from storemaster.deployment import engine, lifecycle, new_hardware, requests
+from storemaster.deployment.actor import EVENT, Actor, act_as
 from storemaster.deployment.doorbell import Bell
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.master_api import ACCEPTED
@@ -29,7 +30,8 @@ def stores_of(opts: dict, master: SaltMaster, ledger: Ledger, bell: Bell) -> lis
     """Return the stores that a bell is about, ``None`` if it has to be answered later."""
     if bell.ready:
         try:
-            _look(opts, master, ledger, bell.name)
+            with act_as(Actor(bell.name, EVENT)):
+                _look(opts, master, ledger, bell.name)
         except Conflict as err:
             # Another process has the store: it is done soon.
             log.info("%s", err)

@@ -55,11 +55,39 @@ def _is_uyuni(value: object) -> bool:
     )
 
 
+ROLES = ("viewer", "operator", "owner")
+
+
+def _are_roles(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(user, str) and _is_role({"role": told} if isinstance(told, str) else told)
+        for user, told in value.items()
+    )
+
+
+def _is_role(told: object) -> bool:
+    if not isinstance(told, dict) or not {"role"} <= set(told) <= {"role", "groups", "stores"}:
+        return False
+    groups, stores = told.get("groups", []), told.get("stores", "")
+    if not isinstance(groups, list) or not all(isinstance(each, str) for each in groups):
+        return False
+    try:
+        re.compile(stores)
+    except (re.error, TypeError):
+        return False
+    return told["role"] in ROLES
+
+
 SETTINGS = {
     "hypervisor_id": Setting(_is_template, "a minion ID with {store} in it, such as hv-{store}"),
     "max_active": Setting(
         lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
         "a whole number, 1 or more",
+    ),
+    "roles": Setting(
+        _are_roles,
+        f"a mapping of users to {' | '.join(ROLES)}, or to a mapping of role, with groups (a list "
+        "of names) or stores (a regular expression of whole IDs) if you like",
     ),
     "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
     "uyuni": Setting(
@@ -156,6 +184,13 @@ def hypervisor_id(opts: dict, store: str) -> str | None:
     check(opts, "hypervisor_id")
     template = _settings(opts).get("hypervisor_id")
     return str(template).replace("{store}", store) if template else None
+
+
+def roles(opts: dict) -> dict | None:
+    """Return what is told of users, ``None`` if nothing; raise :class:`Refused` if it is wrong."""
+    check(opts, "roles")
+    told: dict | None = _settings(opts).get("roles")
+    return told
 
 
 def uyuni(opts: dict) -> dict[str, str]:

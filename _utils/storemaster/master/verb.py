@@ -4,15 +4,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from storelib.errors import Refused, StoreDeployError
 from storemaster.deployment import spec
+from storemaster.deployment.actor import act_as
+from storemaster.master import caller, roles
+
+
+@contextlib.contextmanager
+def as_caller(runner: dict[str, Any], verb: str, store: str | None = None) -> Iterator[None]:
+    """
+    Act in the name of who calls the runner.
+
+    runner
+        Its globals.
+
+    Raises :class:`Refused` if who calls may not do that.
+    """
+    # Salt writes it into the globals of one function of the module: of a verb, then it is here.
+    user = globals().get("__user__", runner.get("__user__"))
+    with act_as(caller.caller(user)):
+        roles.check(runner["__opts__"], verb, store)
+        yield
+
+
+LINE = 500
+"""Characters of a line that somebody writes."""
 
 
 def verb(function: Callable[..., Any], runner: dict[str, Any] | None = None) -> Callable[..., Any]:
@@ -45,7 +69,9 @@ def verb(function: Callable[..., Any], runner: dict[str, Any] | None = None) -> 
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )
-            answer = function(*bound.args, **bound.kwargs)
+            name = function.__name__.rstrip("_")
+            with as_caller(of, name, bound.arguments.get("store")):
+                answer = function(*bound.args, **bound.kwargs)
         except StoreDeployError as err:
             answer = {"error": err.reason, "hint": err.hint, "retcode": 1}
         if isinstance(answer, dict) and answer.get("retcode"):
@@ -70,6 +96,16 @@ def number(**given: Any) -> None:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and (not right or value < 0):
             raise Refused(f"{name} is {value!r}", "allowed: a number, not below 0")
+
+
+def line(**given: Any) -> str:
+    """Return a line of text; refuse what is none. A number may be one: Salt makes it of digits."""
+    ((name, value),) = given.items()
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    text = str(value).strip() if number or isinstance(value, str) else ""
+    if not text or not text.isprintable() or len(text) > LINE:
+        raise Refused(f"{name} is {value!r}", f"allowed: one line of up to {LINE} characters")
+    return text
 
 
 def read_by_people(opts: dict) -> bool:

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Who called a verb of the runner: what Salt has authenticated, or the user of a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import sys
+from pathlib import Path
+
+from storemaster.deployment.actor import API, MASTER, REACTOR, SHELL, Actor
+
+REACTORS_USER = "Reactor"
+"""As whom Salt's reactor calls (salt/utils/reactor.py, ``event_user``)."""
+
+LOGIN = Path("/proc/self/loginuid")
+NO_LOGIN = 2**32 - 1
+"""The kernel's word for a process that nobody's login has begun (proc(5), ``loginuid``)."""
+
+LENGTH = 64
+
+
+def caller(user: object) -> Actor:
+    """
+    Return who calls.
+
+    user
+        Salt's ``__user__`` in the runner: the one who was authenticated, by salt-api or by
+        ``salt-run --auth``; such a call runs in a process of the master.
+    """
+    if Path(sys.argv[0]).name == "salt-run":
+        return Actor(_printed(_of_shell()), SHELL)
+    ways = {REACTORS_USER: REACTOR, _own(): MASTER}
+    return Actor(_printed(str(user or "")), ways.get(str(user), API))
+
+
+def _own() -> str:
+    """Return whom this process runs as: so the master's schedule calls."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(os.geteuid()).pw_name
+    return str(os.geteuid())
+
+
+def _of_shell() -> str:
+    """Return who has logged in, or who said sudo; root can be anybody."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        login = int(LOGIN.read_text())
+        if login not in (NO_LOGIN, 0):
+            return pwd.getpwuid(login).pw_name
+    if os.getuid() == 0 and os.environ.get("SUDO_USER"):
+        return os.environ["SUDO_USER"]
+    return _own()
+
+
+def _printed(name: str) -> str:
+    return "".join(filter(str.isprintable, name))[:LENGTH]

@@ -83,6 +83,13 @@ class Hypervisor:
         """Wait until the minion answers."""
         until(lambda: self.stores_ask("test.ping") is True, seconds, f"{ID} answers", 1)
 
+    def reboot(self) -> None:
+        """Have it boot once more, and wait until its minion answers."""
+        before = self.facts()["boot_id"]
+        self.stores.read("salt", "--async", ID, "cmd.run", "systemctl reboot")
+        what = f"another boot of {ID}"
+        until(lambda: self.facts().get("boot_id", before) != before, BOOT_S, what, 2)
+
     def stores_ask(self, function: str, *arguments: str, patience: int = 15) -> Any:
         argv = ["salt", "--static", "--out=json", f"--timeout={patience}", ID, function]
         said = self.stores.run(*argv, *arguments, seconds=4 * patience + 60).stdout.strip()

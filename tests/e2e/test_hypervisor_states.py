@@ -54,6 +54,28 @@ systemd-run --collect --quiet sh -c '
 '
 """
 
+TO_NETWORKMANAGER = """
+cat > /etc/NetworkManager/system-connections/lan.nmconnection <<'END'
+[connection]
+id=lan
+uuid=0a4c3f6e-0000-4000-8000-000000000001
+type=ethernet
+interface-name=eth0
+
+[ipv4]
+method=auto
+END
+chmod 600 /etc/NetworkManager/system-connections/lan.nmconnection
+systemd-run --collect --quiet sh -c '
+    ifdown eth0
+    echo > /etc/network/interfaces
+    systemctl disable networking
+    systemctl enable --now NetworkManager
+'
+"""
+
+CONNECTED = "nmcli --get-values GENERAL.CONNECTION device show eth0"
+
 LIBVIRT = [f"libvirtd{unit}" for unit in (".service", ".socket", "-ro.socket", "-admin.socket")]
 DOMAIN = """<domain type="qemu"><name>till</name><memory unit="MiB">32</memory>
 <os><type>hvm</type></os>
@@ -81,6 +103,35 @@ def hypervisor(request):
             shutil.copytree(lab.root / "var/log", ARTIFACTS)
             shutil.copy(lab.root / "srv" / ID / "console.log", ARTIFACTS)
         lab.down()
+
+
+def killed_in_between(hypervisor):
+    """Have a bridge be made by a minion that is killed meanwhile, and await that it is undone."""
+    until_undone = "until [ -d /var/lib/store-deploy/network/undone ]; do sleep 1; done"
+    killed = (
+        f"systemctl kill --signal=KILL salt-minion; {until_undone}; systemctl start salt-minion"
+    )
+    hypervisor.sh(FORGET + WHILE_PENDING.format(killed))
+    hypervisor.order("store_hypervisor.bridge", QUICK)
+    done = "ls -d /var/lib/store-deploy/network/undone"
+    until(lambda: hypervisor.sh(done, 5).startswith("/var"), 300, "the bridge is undone", 2)
+
+
+def made_and_taken_back(hypervisor, by):
+    """Assert that a bridge is made by what has the network, stays, and is taken back."""
+    ours = hypervisor.apply("store_hypervisor.bridge", QUICK)[BRIDGE]
+    assert ours["result"] is True, ours["comment"]
+    assert ours["changes"]["br0"]["new"] == f"bridge of eth0, by {by}"
+    facts = hypervisor.facts()
+    assert (facts["br0"], facts["eth0"]) == ("10.0.2.15/24", "")
+    assert (facts["route"], facts["mac"], facts["ports"]) == ("10.0.2.2 br0", MAC, "eth0")
+    again = hypervisor.apply("store_hypervisor.bridge", QUICK)[BRIDGE]
+    assert (again["result"], again["changes"]) == (True, {})
+    hypervisor.reboot()
+    assert hypervisor.facts() == {**facts, "boot_id": hypervisor.facts()["boot_id"]}
+    done = hypervisor.apply("store_hypervisor.clean", {})
+    assert {name: each["comment"] for name, each in done.items() if not each["result"]} == {}
+    as_it_was(hypervisor.facts())
 
 
 def as_it_was(facts):
@@ -131,14 +182,7 @@ def test_a_bridge_that_leads_to_no_master_is_undone_by_itself(hypervisor):
 
 
 def test_it_is_undone_when_the_minion_is_killed_in_between(hypervisor):
-    until_undone = "until [ -d /var/lib/store-deploy/network/undone ]; do sleep 1; done"
-    killed = (
-        f"systemctl kill --signal=KILL salt-minion; {until_undone}; systemctl start salt-minion"
-    )
-    hypervisor.sh(FORGET + WHILE_PENDING.format(killed))
-    hypervisor.order("store_hypervisor.bridge", QUICK)
-    done = "ls -d /var/lib/store-deploy/network/undone"
-    until(lambda: hypervisor.sh(done, 5).startswith("/var"), 300, "the bridge is undone", 2)
+    killed_in_between(hypervisor)
     as_it_was(hypervisor.facts())
 
 
@@ -184,13 +228,7 @@ def test_a_second_run_changes_nothing_and_a_dry_run_says_so(hypervisor):
 
 def test_the_bridge_is_still_there_after_a_reboot(hypervisor):
     before = hypervisor.facts()
-    hypervisor.stores.read("salt", "--async", ID, "cmd.run", "systemctl reboot")
-    until(
-        lambda: hypervisor.facts().get("boot_id", before["boot_id"]) != before["boot_id"],
-        600,
-        "another boot",
-        2,
-    )
+    hypervisor.reboot()
     now = hypervisor.facts()
     assert now.pop("boot_id") != before.pop("boot_id")
     assert now == before
@@ -242,13 +280,16 @@ def test_with_ifupdown_the_bridge_is_made_and_taken_back_too(hypervisor):
     hypervisor.sh(TO_IFUPDOWN)
     until(lambda: hypervisor.sh("cat /run/network/ifstate", 5).endswith("eth0=eth0"), 120, "ifup")
     as_it_was(hypervisor.facts())
-    ours = hypervisor.apply("store_hypervisor.bridge", QUICK)[BRIDGE]
-    assert ours["result"] is True, ours["comment"]
-    assert ours["changes"]["br0"]["new"] == "bridge of eth0, by ifupdown"
-    facts = hypervisor.facts()
-    assert (facts["br0"], facts["eth0"]) == ("10.0.2.15/24", "")
-    assert (facts["route"], facts["mac"], facts["ports"]) == ("10.0.2.2 br0", MAC, "eth0")
-    done = hypervisor.apply("store_hypervisor.clean", {})
-    assert {name: each["comment"] for name, each in done.items() if not each["result"]} == {}
-    as_it_was(hypervisor.facts())
+    made_and_taken_back(hypervisor, "ifupdown")
     assert hypervisor.sh("cat /etc/network/interfaces").endswith("iface eth0 inet dhcp")
+
+
+def test_with_networkmanager_it_is_made_undone_and_taken_back_too(hypervisor):
+    hypervisor.sh(TO_NETWORKMANAGER)
+    until(lambda: hypervisor.sh(CONNECTED, 5).endswith("lan"), 180, "NetworkManager connects")
+    as_it_was(hypervisor.facts())
+    killed_in_between(hypervisor)
+    as_it_was(hypervisor.facts())
+    hypervisor.sh(FORGET)
+    made_and_taken_back(hypervisor, "NetworkManager")
+    assert hypervisor.sh("ls /etc/NetworkManager/system-connections") == "lan.nmconnection"

@@ -5,9 +5,13 @@
 import json
 import pathlib
 import subprocess
+import time
 
 import pytest
+import salt.config
 import store_site
+
+from storemaster.master import heartbeat
 
 PASSWORD = "a lab's own"
 USERS = pathlib.Path("/etc/salt/lab-users")
@@ -124,3 +128,8 @@ def test_a_list_shows_what_is_ones_own(site, asked):
     assert authenticated("deploy.list", user="nora") == []
     told = authenticated("deploy.explain", f"store={STORE}", user="vera")
     assert [each for each in told["you_can"] if "watch it" not in each] == []
+
+
+def test_the_masters_own_schedule_is_not_limited(site, asked):
+    opts, now = salt.config.master_config("/etc/salt/master"), time.time()
+    store_site.until(lambda: heartbeat.last(opts, heartbeat.SWEEPER)[0] > now, 90, "a sweep")

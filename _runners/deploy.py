@@ -203,10 +203,9 @@ def list_(state=None, group=None):
     """
     if state is not None and state not in lifecycle.STATES:
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
+    verb.group(group=group)
     with operator_requests.open_ledger(__opts__) as ledger:
-        lines = ledger.lines(state, group)
-    if own := roles.rights(__opts__):
-        lines = [line for line in lines if own.has(line.store, line.group)]
+        lines = roles.seen(__opts__, ledger.lines(state, group))
     if verb.read_by_people(__opts__):
         return tables.table(lines, time.time())
     return [views.row(line, time.time()) for line in lines]
@@ -273,8 +272,8 @@ def explain(store):
         salt-run deploy.explain "'0815'"
     """
     with operator_requests.open_ledger(__opts__) as ledger:
-        own, record = roles.rights(__opts__), operator_requests.found(ledger, store)
-        return views.explain(record, time.time(), ledger, own.may if own else views.anything)
+        record = operator_requests.found(ledger, store)
+        return views.explain(record, time.time(), ledger, roles.may(__opts__))
 
 
 @verb.verb
@@ -645,9 +644,10 @@ def reconcile(sweep=True):
         salt-run deploy.reconcile
     """
     try:
-        if "store_deploy.master" not in __context__:
-            __context__["store_deploy.master"] = pump.SaltMaster(__opts__)
-        return pump.reconcile(__opts__, __context__["store_deploy.master"], sweep)
+        with verb.as_caller(globals(), "reconcile"):
+            if "store_deploy.master" not in __context__:
+                __context__["store_deploy.master"] = pump.SaltMaster(__opts__)
+            return pump.reconcile(__opts__, __context__["store_deploy.master"], sweep)
     except Refused as err:
         log.error("%s; %s", err.reason, err.hint)
         return {"error": err.reason, "hint": err.hint, "retcode": 1}

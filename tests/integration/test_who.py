@@ -114,13 +114,27 @@ def test_without_the_password_nothing_is_written(site, asked):
         ("alice", ["deploy.retire", "remove=True"], "alice may not say deploy.retire"),
         ("alice", ["deploy.advance"], "alice may not say deploy.advance"),
         ("nora", ["deploy.cancel"], f"store {STORE} is none of nora's"),
-        ("nora", ["deploy.store", "hypervisor=hv-nowhere"], f"store {STORE} is none of nora's"),
+        ("nora", ["deploy.store", "hypervisor=hv-nowhere"], "nora has some of the stores, and"),
     ],
 )
 def test_what_a_role_may_not_do_is_refused_by_the_master(site, asked, user, said, why):
     before = site.history(STORE)
     assert why in refused(said[0], f"store={STORE}", *said[1:], user=user)
     assert site.history(STORE) == before
+
+
+def test_bells_and_rounds_are_nobodys(site, asked):
+    told = refused("deploy.reconcile")
+    assert told == "alice may not say deploy.reconcile: the role is operator"
+    assert authenticated("deploy.notify", f"store={STORE}") is False
+
+
+def test_who_has_some_stores_learns_nothing_of_the_others(site, asked):
+    for verb in ("status", "plan", "store"):
+        for store in (STORE, "askde"):
+            told = authenticated(f"deploy.{verb}", f"store={store}", user="nora", status=1)
+            assert told["error"] == f"store {store} is none of nora's"
+            assert told["hint"] == "ask one who has it"
 
 
 def test_a_list_shows_what_is_ones_own(site, asked):

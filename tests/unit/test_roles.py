@@ -26,10 +26,10 @@ def opts(tmp_path):
     return {"store_deploy": {"state_dir": str(tmp_path), "roles": ROLES}}
 
 
-def may(opts, user, verb, store=None, way=API):
+def may(opts, user, verb, store=None, way=API, **more):
     with act_as(Actor(user, way)):
         try:
-            roles.check(opts, verb, store)
+            roles.check(opts, verb, {"store": store, **more})
         except Refused as err:
             return err.reason
     return True
@@ -78,8 +78,14 @@ def test_who_has_some_stores_may_nothing_to_the_others(opts, master):
     for verb in ("prune", "doctor", "export", "import"):
         assert "is about all of them" in may(opts, "four", verb)
     assert may(opts, "four", "prune", "0417") is True
-    # One that has no record is looked at when its pillar is known.
+    # Whose hypervisor that is, nobody has said.
+    told = may(opts, "nora", "plan", "0417", hypervisor="hv-0815")
+    assert told == "nora has some of the stores, and another one may be on that hypervisor"
+    assert may(opts, "olga", "plan", "0417", hypervisor="hv-0815") is True
+    # One that has no record is looked at when its pillar is known; that there is none is not told.
     assert may(opts, "nora", "store", "0999") is True
+    assert may(opts, "four", "store", "0999") == "store 0999 is none of four's"
+    assert may(opts, "nora", "status", "0999") == "store 0999 is none of nora's"
     with act_as(Actor("nora", API)), pytest.raises(Refused, match="store 0999 is none of nora's"):
         roles.check_store(opts, "0999", None)
 

@@ -296,16 +296,13 @@ class Ledger:
                 )
             if change is not None:
                 previous = before.state if before else ""
-                row = (saved.store, saved.generation, saved.state, previous, change)
-                by = acting()
+                at, by = saved.since if noted is None else noted, acting()
+                what = (saved.store, saved.generation, saved.state, previous, change)
                 db.execute(
                     "INSERT INTO history "
                     "(store, generation, state, previous, reason, at, announced, actor, way) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        *(*row, saved.since if noted is None else noted, noted is not None),
-                        *(by.who, by.way),
-                    ),
+                    (*what, at, noted is not None, by.who, by.way),
                 )
         return saved
 

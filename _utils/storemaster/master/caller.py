@@ -49,10 +49,13 @@ def _of_shell() -> str:
         login = int(LOGIN.read_text())
         if login not in (NO_LOGIN, 0):
             return pwd.getpwuid(login).pw_name
-    if os.getuid() == 0 and os.environ.get("SUDO_USER"):
-        return os.environ["SUDO_USER"]
-    return _own()
+    # By now Salt has become the master's user, whoever that is.
+    return os.environ.get("SUDO_USER") or _own()
 
 
 def _printed(name: str) -> str:
-    return "".join(filter(str.isprintable, name))[:LENGTH]
+    """Return a name as it can be shown; another name never looks like this one."""
+    shown = "".join(
+        each if each.isprintable() and each != "\\" else ascii(each)[1:-1] for each in name
+    )
+    return shown if len(shown) <= LENGTH else f"{shown[: LENGTH - 1]}…"

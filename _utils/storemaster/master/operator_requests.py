@@ -14,7 +14,7 @@ import difflib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from storelib import orders, report
@@ -73,9 +73,15 @@ def found(ledger: Ledger, store: str) -> Record:
     return record
 
 
-def _stores(ledger: Ledger, store: str) -> str:
-    """Say which stores there are, to one who may have mistyped."""
-    similar = difflib.get_close_matches(store, ledger.stores())
+def _stores(ledger: Ledger, store: str, opts: dict | None = None) -> str:
+    """
+    Say which stores there are, to one who may have mistyped.
+
+    opts
+        Given where who calls may have some of them only.
+    """
+    known = [line.store for line in roles.seen(opts, ledger.lines())] if opts else ledger.stores()
+    similar = difflib.get_close_matches(store, known)
     meant = f"did you mean {' or '.join(similar)}? " if similar else ""
     return f"{meant}salt-run deploy.list names the stores that are known"
 
@@ -110,7 +116,7 @@ def wanted(
         raise Refused(
             f"no hypervisor is known for store {store}",
             "name it: hypervisor=MINION; or set store_deploy:hypervisor_id in the master's "
-            f"configuration; {_stores(ledger, store)}",
+            f"configuration; {_stores(ledger, store, opts)}",
         )
     with open_master(opts) as master:
         described = functools.partial(
@@ -118,6 +124,8 @@ def wanted(
         )
         try:
             return described(master.store_server(name)), name
+        except roles.NotAllowed:
+            raise
         except Refused:
             environment = _environment(master, name)
             if not environment:
@@ -150,12 +158,14 @@ def _described(
     read: Read,
     pillar: object,
 ) -> StoreSpec:
+    # Before anything of it is told.
+    roles.check_store(opts, store, pillar.get("group") if isinstance(pillar, Mapping) else None)
     if pillar is None:
         lacks = "its pillar has no store_server" if minion else "that is no minion of this master"
         raise Refused(
             f"store {store} is unknown: {hypervisor} is taken for its hypervisor, and {lacks}",
             f"describe the store in the pillar of its hypervisor, or name that: hypervisor=MINION; "
-            f"{_stores(ledger, store)}",
+            f"{_stores(ledger, store, opts)}",
         )
     spec = read(pillar, hypervisor)
     if spec.store != store:
@@ -164,7 +174,6 @@ def _described(
             f"correct store_server:store there, or name the hypervisor of {store}: "
             "hypervisor=MINION",
         )
-    roles.check_store(opts, store, spec.group)
     return spec
 
 

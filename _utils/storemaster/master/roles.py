@@ -10,12 +10,15 @@ it does not list of them passes. So it is looked at here, by the user that Salt 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from storelib.errors import Refused
+from storemaster.deployment import views
 from storemaster.deployment.actor import API, acting
 from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.record import Line
 from storemaster.master import settings
 
 ROLES = VIEWER, OPERATOR, OWNER = settings.ROLES
@@ -29,6 +32,13 @@ VERBS = {
 
 OF_ALL = ("list",)
 """Verbs that show of all stores those that somebody may see."""
+
+BY_PILLAR = ("store", "plan", "adopt")
+"""Verbs that are said of a store before it has a record."""
+
+
+class NotAllowed(Refused):
+    """Who calls may not do that."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +56,17 @@ class Rights:
         """Say whether the role has a verb."""
         return any(verb in VERBS[role] for role in ROLES[: ROLES.index(self.role) + 1])
 
-    def has(self, store: str, group: str | None) -> bool:
+    def has(self, store: str, group: object) -> bool:
         """Say whether a store, which is in a group, is one of the user's."""
-        in_group = self.groups is None or group in self.groups
-        return in_group and (self.stores is None or bool(self.stores.fullmatch(store)))
+        return (self.groups is None or group in self.groups) and self.of_pattern(store)
+
+    def of_pattern(self, store: str) -> bool:
+        """Say whether a store's ID is one of the user's."""
+        return self.stores is None or bool(self.stores.fullmatch(store))
+
+    def none_of(self, store: str) -> NotAllowed:
+        """Return what is told of a store that is none of the user's, whether it is one or not."""
+        return NotAllowed(f"store {store} is none of {self.user}'s", "ask one who has it")
 
     @property
     def limited(self) -> bool:
@@ -61,13 +78,13 @@ def rights(opts: dict) -> Rights | None:
     """
     Return the rights of who calls, ``None`` if nothing is limited: by shell, or without roles.
 
-    Raises :class:`Refused` for a user who has no role.
+    Raises :class:`NotAllowed` for a user who has no role.
     """
     actor = acting()
     if actor.way != API or (known := settings.roles(opts)) is None:
         return None
     if actor.who not in known:
-        raise Refused(
+        raise NotAllowed(
             f"{actor.who or 'who calls'} has no role",
             f"ask for one of {', '.join(ROLES)}: store_deploy:roles in the master's configuration",
         )
@@ -81,36 +98,55 @@ def rights(opts: dict) -> Rights | None:
     )
 
 
-def check(opts: dict, verb: str, store: str | None) -> None:
+def check(opts: dict, verb: str, arguments: Mapping[str, Any]) -> None:
     """
-    Raise :class:`Refused` if who calls may not do that.
+    Raise :class:`NotAllowed` if who calls may not say a verb with these arguments.
 
-    store
-        The store that it is about, ``None`` if it is about all of them.
+    A store that has no record is looked at again when its pillar is known: :func:`check_store`.
     """
     own = rights(opts)
     if own is None:
         return
     if not own.may(verb):
         whose = [role for role in ROLES if verb in VERBS[role]]
-        raise Refused(
+        raise NotAllowed(
             f"{own.user} may not say deploy.{verb}: the role is {own.role}",
             f"ask one who may: {whose[0]}" if whose else "it is nobody's but root's on the master",
         )
-    if store is None and own.limited and verb not in OF_ALL:
-        raise Refused(
+    if not own.limited or verb in OF_ALL:
+        return
+    store = arguments.get("store")
+    if store is None:
+        raise NotAllowed(
             f"{own.user} has some of the stores, and deploy.{verb} is about all of them",
             "name a store, or ask one who has all",
         )
-    if store is not None and own.limited:
-        with Ledger(settings.ledger_path(opts)) as ledger:
-            record = ledger.get(store)
-        if record is not None:
-            check_store(opts, store, record.group)
+    if arguments.get("hypervisor") is not None:
+        raise NotAllowed(
+            f"{own.user} has some of the stores, and another one may be on that hypervisor",
+            "leave hypervisor= out, or ask one who has all stores",
+        )
+    with Ledger(settings.ledger_path(opts)) as ledger:
+        record = ledger.get(store)
+    begins = verb in BY_PILLAR and own.of_pattern(store)
+    if not begins if record is None else not own.has(store, record.group):
+        raise own.none_of(store)
 
 
-def check_store(opts: dict, store: str, group: str | None) -> None:
-    """Raise :class:`Refused` if a store, which is in a group, is none of the caller's."""
+def check_store(opts: dict, store: str, group: object) -> None:
+    """Raise :class:`NotAllowed` if a store, which is in a group, is none of the caller's."""
     own = rights(opts)
     if own is not None and not own.has(store, group):
-        raise Refused(f"store {store} is none of {own.user}'s", "ask one who has it")
+        raise own.none_of(store)
+
+
+def seen(opts: dict, lines: Iterable[Line]) -> list[Line]:
+    """Return those of a list that who calls may see."""
+    own = rights(opts)
+    return [line for line in lines if own is None or own.has(line.store, line.group)]
+
+
+def may(opts: dict) -> Callable[[str], bool]:
+    """Return what says whether who calls may say a verb."""
+    own = rights(opts)
+    return own.may if own else views.anything

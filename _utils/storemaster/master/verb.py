@@ -9,34 +9,28 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from storelib.errors import Refused, StoreDeployError
-from storemaster.deployment import spec
+from storemaster.deployment import fields, formats, spec
 from storemaster.deployment.actor import act_as
 from storemaster.master import caller, roles
 
+LINE_LENGTH = 500
+NOTHING: dict[str, Any] = {}
+
 
 @contextlib.contextmanager
-def as_caller(runner: dict[str, Any], verb: str, store: str | None = None) -> Iterator[None]:
-    """
-    Act in the name of who calls the runner.
-
-    runner
-        Its globals.
-
-    Raises :class:`Refused` if who calls may not do that.
-    """
+def as_caller(
+    runner: dict[str, Any], verb: str, arguments: Mapping[str, Any] = NOTHING
+) -> Iterator[None]:
+    """Act in the name of who calls; raise :class:`Refused` if they may not say this verb so."""
     # Salt writes it into the globals of one function of the module: of a verb, then it is here.
     user = globals().get("__user__", runner.get("__user__"))
     with act_as(caller.caller(user)):
-        roles.check(runner["__opts__"], verb, store)
+        roles.check(runner["__opts__"], verb, arguments)
         yield
-
-
-LINE = 500
-"""Characters of a line that somebody writes."""
 
 
 def verb(function: Callable[..., Any], runner: dict[str, Any] | None = None) -> Callable[..., Any]:
@@ -69,8 +63,7 @@ def verb(function: Callable[..., Any], runner: dict[str, Any] | None = None) -> 
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )
-            name = function.__name__.rstrip("_")
-            with as_caller(of, name, bound.arguments.get("store")):
+            with as_caller(of, function.__name__.rstrip("_"), bound.arguments):
                 answer = function(*bound.args, **bound.kwargs)
         except StoreDeployError as err:
             answer = {"error": err.reason, "hint": err.hint, "retcode": 1}
@@ -99,13 +92,25 @@ def number(**given: Any) -> None:
 
 
 def line(**given: Any) -> str:
-    """Return a line of text; refuse what is none. A number may be one: Salt makes it of digits."""
+    """Return a line of text; refuse what is none, and what Salt has made of digits."""
     ((name, value),) = given.items()
+    # A number is what was typed only if it looks so: of 0471 Salt makes 471.
+    typed = {word.removeprefix(f"{name}=") for word in sys.argv[1:]}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    text = str(value).strip() if number or isinstance(value, str) else ""
-    if not text or not text.isprintable() or len(text) > LINE:
-        raise Refused(f"{name} is {value!r}", f"allowed: one line of up to {LINE} characters")
+    text = str(value).strip() if isinstance(value, str) or (number and str(value) in typed) else ""
+    if not text or not text.isprintable() or len(text) > LINE_LENGTH:
+        allowed = f"allowed: a text of one line, up to {LINE_LENGTH} characters"
+        raise Refused(f"{name} is {value!r}", f"{allowed}; quote digits: \"'0471'\"")
     return text
+
+
+def group(**given: Any) -> None:
+    """Refuse what is no name of a group; ``None`` is left out."""
+    for name, value in given.items():
+        right = isinstance(value, str) and formats.GROUP.fullmatch(value)
+        if value is not None and not right:
+            allowed = f"allowed: {fields.under('')['group'].kind.allowed}"
+            raise Refused(f"{name} is {value!r}", f"{allowed}; quote digits: \"'10'\"")
 
 
 def read_by_people(opts: dict) -> bool:
@@ -136,6 +141,6 @@ def refuse_unknown(fun: str, runner: dict[str, Any]) -> None:
         raise Refused(f"deploy.{typed} is no verb", f"{meant}the verbs: {', '.join(verbs)}")
 
     # Salt leaves out what a module only imports.
-    unknown.__module__ = runner["__name__"]
+    unknown.__module__, unknown.__name__ = runner["__name__"], typed
     runner["unknown"] = verb(unknown, runner)
     aliases["unknown"] = typed

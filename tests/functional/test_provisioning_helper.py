@@ -97,6 +97,18 @@ def test_the_boots_are_listed_in_order(call, machine):
     assert (answer["minion_id"], answer["hostname"]) == ("store-0815", "store-0815")
 
 
+def test_what_a_guest_has_booted_with_is_on_its_disk_before_the_boot_is_noted(
+    call, machine, monkeypatch
+):
+    noted, synced = machine.root / "var/lib/store-deploy/boots", []
+    monkeypatch.setattr(os, "sync", lambda: synced.append(noted.exists()))
+    assert call("boots").facts["boots"] == machine.boot_ids
+    assert (synced, noted.exists()) == ([False], True)
+    # Once a boot: the disk is slow.
+    call("boots")
+    assert synced == [False]
+
+
 @pytest.mark.parametrize("question", [{"function": "boots"}, {"function": "reboot", "after": "x"}])
 def test_a_boot_is_noted_by_whoever_asks_first(call, machine, question):
     """So the master need not wait for the boot's startup state."""

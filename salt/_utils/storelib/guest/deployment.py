@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from storelib import files, seed
@@ -57,6 +58,9 @@ def note_boot() -> list[str]:
     noted = boots()
     if noted[-1:] != [boot_id()]:
         noted.append(boot_id())
+        # What it has booted with, its key and its minion's configuration, outlives a power cut from
+        # now on: cloud-init has not synced them, and does not write them again.
+        os.sync()
         files.write(at(BOOTS), "".join(f"{boot}\n" for boot in noted))
     return noted
 

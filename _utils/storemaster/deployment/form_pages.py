@@ -15,15 +15,8 @@ DEFAULTS, SERVER = "store-defaults", "store-server"
 SHOWN = {
     DEFAULTS: (
         *("group", "image", "image.source", "image.sha256", "cpus", "memory_mib", "disk_gib"),
-        *(
-            "pool",
-            "clone",
-            "virt_type",
-            "os_type",
-            "firmware",
-            "data_disks",
-            "data_disks[].size_gib",
-        ),
+        *("pool", "clone", "virt_type", "os_type", "firmware"),
+        *("data_disks", "data_disks[].size_gib"),
         *("interfaces", "interfaces[].type", "interfaces[].source", "master", "minion"),
         *("registration", "activation_key", "system_groups"),
         *("admission", "start", "start.attempts", "start.steady_s"),

@@ -128,8 +128,11 @@ def check(opts: dict, verb: str, arguments: Mapping[str, Any]) -> None:
         )
     with Ledger(settings.ledger_path(opts)) as ledger:
         record = ledger.get(store)
-    begins = verb in BY_PILLAR and own.of_pattern(store)
-    if not begins if record is None else not own.has(store, record.group):
+    if record is None:
+        theirs = verb in BY_PILLAR and own.of_pattern(store)
+    else:
+        theirs = own.has(store, record.group)
+    if not theirs:
         raise own.none_of(store)
 
 

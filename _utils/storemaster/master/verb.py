@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from storelib.errors import Refused, StoreDeployError
-from storemaster.deployment import fields, formats, spec
+from storemaster.deployment import fields, spec
 from storemaster.deployment.actor import act_as
 from storemaster.master import caller, roles
 
@@ -106,11 +106,11 @@ def line(**given: Any) -> str:
 
 def group(**given: Any) -> None:
     """Refuse what is no name of a group; ``None`` is left out."""
+    kind = fields.under("")["group"].kind
     for name, value in given.items():
-        right = isinstance(value, str) and formats.GROUP.fullmatch(value)
-        if value is not None and not right:
-            allowed = f"allowed: {fields.under('')['group'].kind.allowed}"
-            raise Refused(f"{name} is {value!r}", f"{allowed}; quote digits: \"'10'\"")
+        if value is not None and not kind.good(value):
+            hint = f"allowed: {kind.allowed}; quote digits: \"'10'\""
+            raise Refused(f"{name} is {value!r}", hint)
 
 
 def read_by_people(opts: dict) -> bool:

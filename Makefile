@@ -54,9 +54,10 @@ long: packages  ## what `make test` has no time for: matrix on both lines, the r
 	@$(MAKE) night
 
 part/%: packages
-	@set -- $(subst /, ,$*); status=0; $(MAKE) SALT=$$1 $$2 $${3:+TESTS=tests/integration/$$3} 2>&1 | \
-		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; mkdir -p $(times); \
-	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$(times)/$(subst /,-,$*); exit $$status
+	@set -- $(subst /, ,$*); status=0; mkdir -p $(times); told=$(times)/$(subst /,-,$*); \
+	$(MAKE) SALT=$$1 $$2 $${3:+TESTS=tests/integration/$$3} 2>&1 | tee $$told.log | \
+		sed --unbuffered "s|^|$$1 $${3:-$$2}: |" || status=$$?; \
+	echo "$$1 $${3:-$$2} $$SECONDS $$status" >$$told.note; exit $$status
 
 # The parts of its functional tests take about the same time.
 quick: packages  ## the tests that take no running master and no guest, but for the thorough ones

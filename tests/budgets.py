@@ -2,14 +2,16 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-How long each part of the tests may take, and how long it took.
+How long each part of the tests may take, how long it took, and why it failed.
 
 usage: budgets.py FOLDER SECONDS    print what the parts of a run have noted there, and the whole
 
-A part's note is one line: Salt line, part, seconds, exit status. The seconds are for a machine of
-2 processors without KVM on which the parts run side by side.
+A part's note is one line: Salt line, part, seconds, exit status; what it printed is beside it, in a
+file of the same name and .log. The seconds are for a machine of 2 processors without KVM on which
+the parts run side by side.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -65,6 +67,10 @@ WHOLE = (
 )
 
 
+MANY, WIDTH = 20, 300
+"""How many lines tell why a part failed, and how long each of them may be."""
+
+
 def budget_s(part: str) -> int:
     """Return the seconds that a part may take; 0 if it has no budget."""
     alike = part.startswith("test_") and part not in BUDGETS
@@ -92,9 +98,21 @@ def table(notes: list[str], whole_s: int) -> str:
     return "\n".join(lines)
 
 
+def reasons(printed: str) -> list[str]:
+    """Return the lines of what a part printed that tell why it failed, the first ones."""
+    told = re.findall(r"^(?:E   |FAILED |ERROR |make).*", printed, re.MULTILINE)
+    # Tests that failed for the same reason say so one after the other.
+    return [line[:WIDTH] for line in dict.fromkeys(told)][:MANY] or printed.splitlines()[-MANY:]
+
+
 def main(folder: Path, whole_s: int) -> None:
-    """Print the table of a run."""
-    print(table([note.read_text() for note in folder.glob("*")], whole_s))
+    """Print the table of a run, and what is known of the parts that failed."""
+    notes = {path.stem: path.read_text() for path in sorted(folder.glob("*.note"))}
+    print(table(list(notes.values()), whole_s))
+    for name, note in notes.items():
+        if note.split()[-1] != "0":
+            print(f"\n{name} failed:")
+            print("\n".join(reasons((folder / f"{name}.log").read_text(errors="replace"))))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What is printed at the end of `make test` says which part took how long, and how long it may."""
+"""What is printed at the end of `make test` says which part took how long, and why one failed."""
 
 from tests import budgets
 from tests.pages import REPO
@@ -27,3 +27,22 @@ def test_a_file_of_integration_has_the_budget_of_the_others_if_it_has_none_of_it
     for name in budgets.BUDGETS:
         if name.startswith("test_"):
             assert (REPO / "tests/integration" / name).exists()
+
+
+def test_at_the_end_it_is_said_why_a_part_failed_each_reason_once(tmp_path, capsys):
+    told = "test_a.py .EE\nE   AssertionError: no\nE   AssertionError: no\nE   OSError: gone\n"
+    for name, status, printed in (("3008-e2e", 2, told), ("3006-unit", 0, "E   of old\n")):
+        line, _, part = name.partition("-")
+        (tmp_path / f"{name}.note").write_text(f"{line} {part} 7 {status}\n")
+        (tmp_path / f"{name}.log").write_text(printed)
+    budgets.main(tmp_path, 9)
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "",
+        "3008-e2e failed:",
+        "E   AssertionError: no",
+        "E   OSError: gone",
+    ]
+
+
+def test_a_part_that_failed_for_no_known_reason_shows_its_end():
+    assert budgets.reasons("\n".join(map(str, range(99)))) == [str(each) for each in range(79, 99)]

@@ -84,6 +84,7 @@ def test_a_minion_starts_only_with_id_and_key_and_only_after_the_seed_was_read(n
     assert f"ConditionPathExists={config}/pki/minion/minion.pem" in lines
     assert [line for line in lines if line.startswith("After=")] == ["After=cloud-init.service"]
     assert "KillMode=process" in lines
+    assert "ExecStartPre=-/bin/sync" in lines
 
 
 def test_each_salt_line_is_pinned_in_all_its_parts():

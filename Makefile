@@ -37,7 +37,7 @@ timed = rm -rf $(times); trap 'python3 tests/budgets.py $(times) $$SECONDS' EXIT
 SIDE_BY_SIDE ?= $$((2 * $$(nproc)))
 files = $(addprefix integration/,$(notdir $(wildcard tests/integration/test_*.py)))
 # Where Salt itself is what a test is about. The others are in `make long`.
-of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.py %secrets.py %restored.py %uyuni.py %who.py,$(files))
+of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.py %secrets.py %restored.py %uyuni.py %who.py %api.py,$(files))
 # What SUSE's 3006.0 does with served files, 3006.8 does too.
 of_files = $(filter %good_path.py %doctor.py,$(files))
 longest = part/3008/e2e $(addsuffix /functional,part/3008 part/3006) part/3008/integration/test_time.py \

@@ -21,7 +21,7 @@ SITE = "60-site.conf"
 
 def uncommented(text, checkout):
     """Return the shipped file for a master without the engine as its head says that it is used."""
-    return re.sub(r"(?m)^#(reactor:|  )", r"\1", text).replace("/srv/store-deploy", checkout)
+    return re.sub(r"(?m)^#([a-z_]+:|  )", r"\1", text).replace("/srv/store-deploy", checkout)
 
 
 class Installation:

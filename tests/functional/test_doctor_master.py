@@ -101,15 +101,22 @@ REPLACED = {
     "schedule": {"site": {"function": "test.ping", "seconds": 3600}},
     "store_deploy": {"max_active": 7},
     "autosign_file": "/etc/salt/autosign.conf",
+    "external_auth": {"pam": {"site": ["test.ping"]}},
+    "netapi_enable_clients": ["local"],
 }
+NOT_SHIPPED = {
+    "external_auth": {"ldap": {"more": ["test.ping"]}},
+    "netapi_enable_clients": ["runner", "runner_async"],
+    "reactor": [{"more/*": ["/srv/reactor/more.sls"]}],
+}
+"""What only a file of the site's has."""
 
 
 @pytest.mark.parametrize("key", configuration.KEYS)
 def test_a_key_of_the_main_file_that_master_d_replaces_is_found(master, key):
     installation.write(master.main, {key: REPLACED[key]})
-    if key == "reactor":
-        # None is shipped; a site may have one.
-        master.say("20-more.conf", reactor=[{"more/*": ["/srv/reactor/more.sls"]}])
+    if key in NOT_SHIPPED:
+        master.say("20-more.conf", **{key: NOT_SHIPPED[key]})
     named_and_mended(master, f"{key} in {master.main} does not count: it is in {master.files}/")
     if key != "autosign_file":
         assert configuration._counts(REPLACED[key], master.opts[key], words=True)

@@ -39,7 +39,7 @@ PKI = pathlib.Path("/etc/salt/pki/master")
 STATE_DIR = pathlib.Path("/var/lib/salt/store-deploy")
 AUTOSIGN = STATE_DIR / "autosign.conf"
 REACTORS = salt.utils.yaml.safe_load(
-    re.sub(r"(?m)^#(reactor:|  )", r"\1", (SHIPPED / "50-store-deploy-reactor.conf").read_text())
+    re.sub(r"(?m)^#([a-z_]+:|  )", r"\1", (SHIPPED / "50-store-deploy-reactor.conf").read_text())
     if SHIPPED.exists()
     else ""
 )

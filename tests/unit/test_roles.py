@@ -133,3 +133,52 @@ def test_wrong_roles_let_nobody_do_anything_and_are_told(opts, told):
 
 def test_a_spec_has_the_group_by_which_it_is_looked_at():
     assert from_pillar({**PILLAR, "group": "north"}, "hv").group == "north"
+
+
+@pytest.fixture
+def groups(opts, monkeypatch):
+    """Groups of this machine by user, and roles that name some."""
+    told = {
+        "gina": ["users", "store-owners"],
+        "both": ["store-viewers", "store-owners"],
+        "vera": [],
+    }
+    monkeypatch.setattr(roles, "get_group_list", lambda user: told.get(user, []))
+    opts["store_deploy"]["roles"] = {
+        "store-owners%": "owner",
+        "store-viewers%": "viewer",
+        "both": {"role": "operator", "stores": "04.."},
+        "users": "owner",
+    }
+    return told
+
+
+def test_who_is_in_a_group_has_its_role_and_whose_name_is_there_has_that(opts, groups):
+    assert may(opts, "gina", "prune") is True
+    assert may(opts, "both", "prune") == "both may not say deploy.prune: the role is operator"
+    assert may(opts, "vera", "list") == "vera has no role"
+
+
+def test_of_two_groups_the_one_that_is_named_first_counts(opts, groups):
+    groups["ines"] = groups["both"]
+    assert may(opts, "ines", "prune") is True
+
+
+@pytest.mark.parametrize("user", ["store-owners%", "store-owners", "%"])
+def test_nobody_has_a_role_by_being_called_like_a_group(opts, groups, user):
+    assert may(opts, user, "list") == f"{user} has no role"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [("import", {"file": "/etc/shadow"}), ("export", {"file": "/x"}), ("export", {"folder": "/x"})],
+)
+@pytest.mark.parametrize("with_roles", [True, False])
+def test_nobody_who_logs_in_has_the_master_read_or_write_a_file(opts, said, with_roles):
+    verb, arguments = said
+    if not with_roles:
+        del opts["store_deploy"]["roles"]
+    told = f"deploy.{verb} would read or write a file of the master's as the master"
+    assert may(opts, "olga", verb, **arguments) == told
+    assert may(opts, "root", verb, way=SHELL, **arguments) is True
+    assert may(opts, "olga", "export", file=None) is True

@@ -20,8 +20,8 @@ from storemaster.master import config_files, heartbeat
 from storemaster.master.config_files import DEFAULT_INCLUDE, RESTART, File, main_file
 
 KEYS = (
-    *("autosign_file", "engines", "ext_pillar", "file_roots", "module_dirs", "pillar_dirs"),
-    *("reactor", "schedule", "store_deploy"),
+    *("autosign_file", "engines", "ext_pillar", "external_auth", "file_roots", "module_dirs"),
+    *("netapi_enable_clients", "pillar_dirs", "reactor", "schedule", "store_deploy"),
 )
 """What the shipped files set: a site's own entries beside ours must count, too."""
 

@@ -30,6 +30,7 @@ from storemaster.deployment.formats import MINION_ID
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.record import Record
 from storemaster.master import (
+    api,
     config_files,
     configuration,
     heartbeat,
@@ -79,7 +80,7 @@ def faults(opts: dict, hypervisors: object, tell: hypervisor_checks.Tell) -> lis
     opts = {**opts, "store_deploy": {key: told for key, told in usable if str(key) not in wrong}}
     checks = (
         *(configuration.faults, _configuration, _reactors, _running, serving.faults),
-        *(_state_dir, autosign, uyuni_pillar.faults),
+        *(_state_dir, autosign, uyuni_pillar.faults, api.faults),
     )
     found: list[dict[str, Any]] = [
         {"fault": fault, "mend": mend}

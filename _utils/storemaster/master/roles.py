@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from salt.utils.user import get_group_list
+
 from storelib.errors import Refused
 from storemaster.deployment import views
 from storemaster.deployment.actor import API, acting
@@ -30,8 +32,14 @@ VERBS = {
 }
 """What each role may do beside what those before it may; no other verb is anybody's."""
 
+GROUP = "%"
+"""What the name of a group ends with in the settings, as in Salt's ``external_auth``."""
+
 OF_ALL = ("list",)
 """Verbs that show of all stores those that somebody may see."""
+
+PATHS = ("file", "folder")
+"""Arguments that are files of the master's: nobody who logs in names one."""
 
 BY_PILLAR = ("store", "plan", "adopt")
 """Verbs that are said of a store before it has a record."""
@@ -83,12 +91,11 @@ def rights(opts: dict) -> Rights | None:
     actor = acting()
     if actor.way != API or (known := settings.roles(opts)) is None:
         return None
-    if actor.who not in known:
+    if (told := _told(known, actor.who)) is None:
         raise NotAllowed(
             f"{actor.who or 'who calls'} has no role",
             f"ask for one of {', '.join(ROLES)}: store_deploy:roles in the master's configuration",
         )
-    told = known[actor.who]
     said: dict[str, Any] = {"role": told} if isinstance(told, str) else told
     return Rights(
         user=actor.who,
@@ -98,12 +105,28 @@ def rights(opts: dict) -> Rights | None:
     )
 
 
+def _told(known: Mapping[str, Any], user: str) -> Any:
+    """Return what is told of a user, or else of the first group that the user is in."""
+    if user in known and not user.endswith(GROUP):
+        return known[user]
+    of_groups = [name for name in known if name.endswith(GROUP)]
+    # As Salt's own external_auth has them; looked up only where one is named.
+    own = {f"{name}{GROUP}" for name in of_groups and get_group_list(user)}
+    return next((known[name] for name in of_groups if name in own), None)
+
+
 def check(opts: dict, verb: str, arguments: Mapping[str, Any]) -> None:
     """
     Raise :class:`NotAllowed` if who calls may not say a verb with these arguments.
 
     A store that has no record is looked at again when its pillar is known: :func:`check_store`.
     """
+    if acting().way == API and any(arguments.get(name) is not None for name in PATHS):
+        raise NotAllowed(
+            f"deploy.{verb} would read or write a file of the master's as the master",
+            "say it on the master itself"
+            + (", or leave file and folder out" if verb == "export" else ""),
+        )
     own = rights(opts)
     if own is None:
         return

@@ -86,8 +86,9 @@ SETTINGS = {
     ),
     "roles": Setting(
         _are_roles,
-        f"a mapping of users to {' | '.join(ROLES)}, or to a mapping of role, with groups (a list "
-        "of names) or stores (a regular expression of whole IDs) if you like",
+        f"a mapping of users, or of this machine's groups with a % behind, to {' | '.join(ROLES)}, "
+        "or to a mapping of role, with groups (a list of names) or stores (a regular expression of "
+        "whole IDs) if you like",
     ),
     "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
     "uyuni": Setting(

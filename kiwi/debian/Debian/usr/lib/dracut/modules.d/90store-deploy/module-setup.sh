@@ -2,13 +2,13 @@
 # SPDX-FileCopyrightText: store-deploy contributors
 # SPDX-License-Identifier: Apache-2.0
 #
-# The whole initrd: one program, the drivers of virtual disks, one script.
+# The whole initrd: one program, the drivers of virtual disks and of the root file system, one script.
 
 check() { return 0; }
 
 depends() { return 0; }
 
-installkernel() { hostonly='' instmods virtio_pci virtio_blk virtio_scsi sd_mod xen_blkfront; }
+installkernel() { hostonly='' instmods virtio_pci virtio_blk virtio_scsi sd_mod xen_blkfront ext4; }
 
 install() {
     inst_simple /bin/busybox

@@ -16,7 +16,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi packaging tests/lab)
 
 .PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/master quick/others lint types descriptions unit functional \
-	integration packaging matrix faults night e2e hypervisor uyuni bench bench-scale image diagram lab-up lab-down clean packages \
+	integration packaging matrix faults night e2e hypervisor xen uyuni bench bench-scale image diagram lab-up lab-down clean packages \
 	install uninstall rpm deb
 
 help:  ## list the targets
@@ -47,7 +47,7 @@ parts = $(longest) $(filter-out $(longest),$(addprefix part/3008/,$(files) unit 
 # The rest of the core imports no Salt, and both lines have the same Python.
 part/3006/unit: export UNITS = $(shell grep --files-with-matches --extended-regexp 'import salt|storemaster\.master' \
 	tests/unit/test_*.py)
-rest = part/3008/hypervisor part/3008/uyuni part/3008/matrix part/3006/matrix part/3006/e2e part/3006/packaging $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
+rest = part/3008/hypervisor part/3008/xen part/3008/uyuni part/3008/matrix part/3006/matrix part/3006/e2e part/3006/packaging $(addprefix part/3006/,$(filter-out $(of_salt),$(files)))
 
 long: packages  ## what `make test` has no time for: matrix on both lines, the rest on 3006; then `make night`
 	+@$(call timed,--jobs=3 $(rest))
@@ -111,10 +111,13 @@ still/%: packages
 	@$(call on_machine,STORE_DEPLOY_FROZEN_S=1200 pytest tests/integration/test_time.py -k "$*_that_stand")
 
 e2e: packages  ## whole deployments into a real guest, checked from outside
-	@$(call venv,$(SALT))/bin/pytest tests/e2e $(addprefix --ignore=tests/e2e/test_,hypervisor_states.py uyuni.py)
+	@$(call venv,$(SALT))/bin/pytest tests/e2e $(addprefix --ignore=tests/e2e/test_,hypervisor_states.py hypervisor_xen.py uyuni.py)
 
 hypervisor: packages  ## a minion of a guest becomes a hypervisor, and loses no network
 	@$(call venv,$(SALT))/bin/pytest tests/e2e/test_hypervisor_states.py
+
+xen: packages  ## a minion of a guest becomes a hypervisor under Xen, booted by GRUB
+	@$(call venv,$(SALT))/bin/pytest tests/e2e/test_hypervisor_xen.py
 
 uyuni: packages  ## a real guest from the data of Uyuni's forms to deployed
 	@$(call venv,$(SALT))/bin/pytest tests/e2e/test_uyuni.py

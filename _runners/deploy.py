@@ -27,6 +27,7 @@ from storemaster.master import (
     roles,
     settings,
     store_lists,
+    two_persons,
     verb,
 )
 
@@ -255,6 +256,31 @@ def note(store, text):
         salt-run deploy.note "'0815'" "ticket 4711: new disk"
     """
     return _changed(store, functools.partial(requests.note, text=verb.line(text=text)))
+
+
+@verb.verb
+def approve(store, request):
+    """
+    Agree to what another person has asked for, where ``store_deploy:two_persons`` wants two; do it.
+
+    Return what the verb returns that was asked for. A request is carried out once.
+
+    store
+        ID of the store.
+
+    request
+        ID of the request, from the answer to who asked, or from ``deploy.explain``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.approve "'0815'" bcdfghjk
+    """
+    with two_persons.approved(__opts__, store, request) as asked:
+        # Who agrees does not wait for the end.
+        more = {"wait": False} if asked.verb in ("store", "rollback") else {}
+        return globals()[asked.verb](**{**asked.arguments, **more})
 
 
 @verb.verb

@@ -32,7 +32,8 @@ def asked(site):
                 "alice": "operator",
                 "vera": "viewer",
                 "nora": {"role": "operator", "groups": ["north"]},
-            }
+            },
+            "two_persons": ["cancel"],
         },
     )
     site.describe("hv-nowhere", STORE)
@@ -40,7 +41,7 @@ def asked(site):
         typed("deploy.store", f"store={STORE}", "hypervisor=hv-nowhere", "wait=False", sudo="carol")
         store_site.until(lambda: heard, 60, "its event")
     yield heard
-    site.salt_run("cancel", STORE)
+    # Cancelled by the last of the tests.
     site.ended(STORE)
     site.master.kill()
     site.master.start()
@@ -147,3 +148,20 @@ def test_a_list_shows_what_is_ones_own(site, asked):
 def test_the_masters_own_schedule_is_not_limited(site, asked):
     opts, now = salt.config.master_config("/etc/salt/master"), time.time()
     store_site.until(lambda: heartbeat.last(opts, heartbeat.SWEEPER)[0] > now, 90, "a sweep")
+
+
+def test_another_person_has_to_agree_where_two_are_wanted(site, asked):
+    waits = authenticated("deploy.cancel", f"store={STORE}")
+    number = waits["request"]
+    assert site.record(STORE).state == "held"
+    (line,) = site.salt_run("explain", STORE).answer["waits_for_another_person"]
+    assert number in line
+    said = ["deploy.approve", f"store={STORE}", f"request={number}"]
+    assert refused(*said) == "alice asked for it, and another person has to agree"
+    assert refused(*said, user="nora") == f"store {STORE} is none of nora's"
+    told = json.loads(typed(*said, sudo="carol"))
+    assert (told["store"], told["state"]) == (STORE, "cancelling")
+    by = {row.state: row.actor for row in site.history(STORE)}
+    assert by["cancelling"] == "carol"
+    site.ended(STORE)
+    assert json.loads(typed(*said, sudo="carol", status=1))["error"].startswith("no request ")

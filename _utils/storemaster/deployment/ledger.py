@@ -23,6 +23,7 @@ from storelib import orders
 from storelib.errors import Conflict, LedgerError
 from storemaster.deployment import lifecycle
 from storemaster.deployment.actor import acting
+from storemaster.deployment.approvals import Request
 from storemaster.deployment.doorbell import PUT_OFF_S, Bell
 from storemaster.deployment.evidence import Evidence
 from storemaster.deployment.record import ANY_MACHINE, Change, Job, Line, Record
@@ -407,6 +408,32 @@ class Ledger:
                 "DELETE FROM bells WHERE name = ? AND at = ?",
                 [(bell.name, bell.at) for bell in bells],
             )
+
+    def ask(self, request: Request, now: float) -> None:
+        """Write down what waits for a second person; what is void goes."""
+        row = (request.id, request.store, request.verb, json.dumps(request.arguments))
+        with self._writing() as db:
+            db.execute("DELETE FROM requests WHERE until <= ?", (now,))
+            db.execute(
+                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?)", (*row, request.who, request.until)
+            )
+
+    def requests(self, store: str, now: float) -> list[Request]:
+        """Return what waits for a second person of a store, the oldest first."""
+        rows = self._read(
+            "SELECT store, verb, arguments, who, until, id FROM requests "
+            "WHERE store = ? AND until > ? ORDER BY until",
+            *(store, now),
+        )
+        return [
+            Request(of, verb, json.loads(told), who, until, number)
+            for of, verb, told, who, until, number in rows
+        ]
+
+    def take(self, request: Request) -> bool:
+        """Take a request off the list; say whether it was still there."""
+        with self._writing() as db:
+            return db.execute("DELETE FROM requests WHERE id = ?", (request.id,)).rowcount == 1
 
 
 def _text(record: Record) -> str:

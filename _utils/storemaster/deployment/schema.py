@@ -49,5 +49,11 @@ CREATE INDEX deployments_ahead ON deployments (due) WHERE state != 'queued'
 ALTER TABLE history ADD COLUMN actor TEXT NOT NULL DEFAULT '';
 ALTER TABLE history ADD COLUMN way TEXT NOT NULL DEFAULT ''
 """,
+    """
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY, store TEXT NOT NULL, verb TEXT NOT NULL, arguments TEXT NOT NULL,
+    who TEXT NOT NULL, until REAL NOT NULL);
+CREATE INDEX requests_store ON requests (store)
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""

@@ -148,6 +148,12 @@ def explain(
     told["you_can"] = _you_can(
         this, {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
     )
+    if waiting := ledger.requests(this.store, now):
+        told["waits_for_another_person"] = [
+            f"{each.words}, asked for by {each.who}: "
+            f"salt-run deploy.approve {this.store} {each.id}, until {when(each.until)}"
+            for each in waiting
+        ]
     if offered := this.evidence.offered:
         told["offered"] = f"{offered['hypervisor']} is ready for this store: {offered['why']}"
         if this.state not in lifecycle.OPEN and may("store"):

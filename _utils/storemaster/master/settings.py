@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from storelib import files
 from storelib.errors import Refused
+from storemaster.deployment.approvals import ACTS
 from storemaster.deployment.formats import MINION_ID
 from storemaster.master import config_files
 from storemaster.master.config_files import RESTART
@@ -91,6 +92,10 @@ SETTINGS = {
         "whole IDs) if you like",
     ),
     "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
+    "two_persons": Setting(
+        lambda v: isinstance(v, list) and all(each in ACTS for each in v),
+        f"a list of {' | '.join(ACTS)}",
+    ),
     "uyuni": Setting(
         _is_uyuni,
         "a mapping of url (https://HOST/rpc/api), user, and password_file (an absolute path) or "
@@ -192,6 +197,12 @@ def roles(opts: dict) -> dict | None:
     check(opts, "roles")
     told: dict | None = _settings(opts).get("roles")
     return told
+
+
+def two_persons(opts: dict) -> list[str]:
+    """Return the acts that want a second person; raise :class:`Refused` if that is wrong."""
+    check(opts, "two_persons")
+    return _settings(opts).get("two_persons") or []
 
 
 def uyuni(opts: dict) -> dict[str, str]:

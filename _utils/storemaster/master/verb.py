@@ -15,7 +15,7 @@ from typing import Any
 from storelib.errors import Refused, StoreDeployError
 from storemaster.deployment import fields, spec
 from storemaster.deployment.actor import act_as
-from storemaster.master import caller, roles
+from storemaster.master import caller, roles, two_persons
 
 LINE_LENGTH = 500
 NOTHING: dict[str, Any] = {}
@@ -63,8 +63,10 @@ def verb(function: Callable[..., Any], runner: dict[str, Any] | None = None) -> 
                 bound.arguments["store"] = spec.store_id(
                     spec.as_typed(bound.arguments["store"], sys.argv)
                 )
-            with as_caller(of, function.__name__.rstrip("_"), bound.arguments):
-                answer = function(*bound.args, **bound.kwargs)
+            name = function.__name__.rstrip("_")
+            with as_caller(of, name, bound.arguments):
+                waits = two_persons.asked(of["__opts__"], name, bound.arguments)
+                answer = waits or function(*bound.args, **bound.kwargs)
         except StoreDeployError as err:
             answer = {"error": err.reason, "hint": err.hint, "retcode": 1}
         if isinstance(answer, dict) and answer.get("retcode"):

@@ -34,8 +34,8 @@ mount_root() {
     return 1
 }
 
-# The cloud kernel has it in itself, another one that a highstate installs has not.
-$bb modprobe -q ext4
+# The cloud kernel has them in itself, another one that a highstate installs has not.
+$bb modprobe -qa crc32c_generic ext4
 for drivers in 'virtio_pci virtio_blk' 'xen_blkfront' 'virtio_scsi sd_mod'; do
     # the drivers by name: each is a word
     # shellcheck disable=SC2086

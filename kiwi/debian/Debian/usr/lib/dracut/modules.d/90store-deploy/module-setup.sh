@@ -8,7 +8,7 @@ check() { return 0; }
 
 depends() { return 0; }
 
-installkernel() { hostonly='' instmods virtio_pci virtio_blk virtio_scsi sd_mod xen_blkfront ext4; }
+installkernel() { hostonly='' instmods virtio_pci virtio_blk virtio_scsi sd_mod xen_blkfront ext4 crc32c_generic; }
 
 install() {
     inst_simple /bin/busybox

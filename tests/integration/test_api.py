@@ -305,6 +305,17 @@ def test_nothing_else_of_salt_api_is_reached_through_the_proxy(api, token, path)
     assert curl(f"{URL}/{path}", body=json.dumps([{**low, "eauth": "pam"}])).status == 404
 
 
+@pytest.mark.parametrize(
+    "path", ["events/..", "events/x/..%2f..", "hook/..", "jobs/.", "keys/%2e%2e"]
+)
+def test_no_detour_leads_there_either(api, token, path):
+    answer = curl("--path-as-is", "-H", token("vera"), f"{URL}/{path}")
+    # Of what is / to nginx the root alone is reached.
+    assert answer.status == 404 or '"clients"' in answer.body or "Welcome" in answer.body
+    posted = curl("--path-as-is", f"{URL}/{path}", body='{"x": 1}')
+    assert posted.status in (401, 404)
+
+
 def test_without_a_token_or_with_a_false_one_nothing_is_told(api):
     for header in ("X-Auth-Token;", "X-Auth-Token: " + "0" * 64, "Cookie: session_id=" + "0" * 40):
         assert call(header, "list").status == 401

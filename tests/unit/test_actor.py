@@ -163,3 +163,11 @@ def test_who_was_authenticated_by_the_master_is_named(monkeypatch):
     assert caller.caller("alice") == ALICE
     assert caller.caller("Reactor") == Actor("Reactor", "reactor")
     assert caller.caller(None) == Actor("", API)
+
+
+def test_an_account_has_the_name_that_the_system_gives_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/salt-master"])
+    known = pwd.getpwnam("daemon")
+    alike = {"DAEMON": known, "daemon@example.com": known, "daemon": known}
+    monkeypatch.setattr(caller.pwd, "getpwnam", alike.__getitem__)
+    assert [caller.caller(name).who for name in (*alike, "olga")] == ["daemon"] * 3 + ["olga"]

@@ -62,10 +62,20 @@ def test_xen_is_saved_as_the_default_with_linux_to_fall_back_to(loader, tmp_path
     assert loader.saved() == "xen-gnulinux-simple-1f0c"
     assert "GRUB_DEFAULT=saved" in (tmp_path / "defaults").read_text()
     fallback = tmp_path / "07_store-deploy"
-    assert 'set fallback="gnulinux-simple-1f0c"' in fallback.read_text()
+    assert "'set fallback=0'" in fallback.read_text()
     assert fallback.stat().st_mode & 0o111
     for dry in (True, False):
         assert boot.by_xen(dry).changes == {}
+
+
+def test_what_is_fallen_back_to_is_named_by_its_place_in_the_menu(loader, tmp_path):
+    """GRUB 2.06, in which an ID is no fallback, said so: "Failed to boot both default and…"."""
+    site = "menuentry 'Rescue' $menuentry_id_option 'rescue' {\n}\nsubmenu 'Old' 'old' {\n}\n"
+    for path in (tmp_path / "menu", loader.config):
+        path.write_text(site + MENU)
+    assert boot.by_xen(dry=False).changes
+    assert "'set fallback=2'" in (tmp_path / "07_store-deploy").read_text()
+    assert boot.by_xen(dry=False).changes == {}
 
 
 def test_what_was_booted_before_comes_back(loader, tmp_path):

@@ -5,9 +5,10 @@
 import pytest
 from fake_master import deployed
 
-from storelib.errors import Refused
+from storelib.errors import Conflict, Refused
 from storemaster.deployment import approvals, views
 from storemaster.deployment.actor import API, SHELL, Actor, act_as
+from storemaster.deployment.ledger import Ledger
 from storemaster.master import roles, settings, two_persons, verb
 
 REMOVE = {"store": "0815", "remove": True}
@@ -129,7 +130,9 @@ def test_a_removal_of_all_stores_at_once_is_none_that_somebody_could_agree_to(op
         ask(opts, verb="prune", older_than_days=30, remove=True)
 
 
-@pytest.mark.parametrize("wrong", ["retire", ["store"], {"retire": 2}, [417], True])
+@pytest.mark.parametrize(
+    "wrong", ["retire", ["store"], {"retire": 2}, [417], [{"retire": None}], [["retire"]], True]
+)
 def test_a_wrong_setting_lets_none_of_it_be_done(opts, wrong):
     opts["store_deploy"]["two_persons"] = wrong
     with pytest.raises(Refused, match="two_persons is "):
@@ -167,3 +170,46 @@ def test_each_act_is_one_that_a_role_may_do():
     known = {verb for verbs in roles.VERBS.values() for verb in verbs}
     assert {of for of, _ in approvals.ACTS.values()} <= known
     assert set(approvals.LETTERS).isdisjoint("aeiouy0123456789")
+
+
+def test_the_next_deployment_voids_what_was_asked_for_before(opts, master):
+    number = ask(opts)["request"]
+    master.begin(redeploy=True)
+    assert approve(opts, number) == f"no request {number!r} of store 0815 waits"
+
+
+@pytest.mark.parametrize("wrong", ["a\nb", "", "x" * 300, ["x"], {"a": 1}])
+def test_what_could_not_be_shown_is_refused(opts, master, wrong):
+    before = notes(master)
+    with pytest.raises(Refused, match="data_disks is "):
+        ask(opts, data_disks=wrong, **REMOVE)
+    assert notes(master) == before
+
+
+def test_what_could_not_be_done_now_is_refused_before_anybody_is_asked(opts, master):
+    opts["store_deploy"]["two_persons"] = ["cancel", "rollback"]
+    for act in ("cancel", "rollback"):
+        with pytest.raises(Refused):
+            ask(opts, verb=act, store="0815")
+    assert notes(master) == []
+
+
+def test_a_first_deployment_takes_nothing_away(opts):
+    opts["store_deploy"]["two_persons"] = ["redeploy"]
+    assert ask(opts, verb="store", store="new", redeploy=True) is None
+    assert "request" in ask(opts, verb="store", store="0815", redeploy=True)
+
+
+def test_a_line_of_history_is_written_however_busy_the_pump_is(opts, master, monkeypatch):
+    save, busy = Ledger.save, [Conflict("busy", "again")] * 2
+
+    def saved(*args, **kwargs):
+        if busy:
+            raise busy.pop()
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "save", saved)
+    number = ask(opts)["request"]
+    busy[:] = [Conflict("busy", "again")] * 2
+    assert approve(opts, number).startswith("deploy.retire")
+    assert [who for who, _ in notes(master)] == ["olga", "olaf"]

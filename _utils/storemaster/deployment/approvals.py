@@ -38,6 +38,8 @@ class Request:
     """An act that somebody asked for, and that waits for another person."""
 
     store: str
+    generation: int
+    """Of the deployment that it is about: it is void for the next one."""
     verb: str
     arguments: dict[str, Any]
     who: str

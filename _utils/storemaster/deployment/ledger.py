@@ -411,23 +411,22 @@ class Ledger:
 
     def ask(self, request: Request, now: float) -> None:
         """Write down what waits for a second person; what is void goes."""
-        row = (request.id, request.store, request.verb, json.dumps(request.arguments))
+        row = (request.id, request.store, request.generation, request.verb)
+        more = (json.dumps(request.arguments), request.who, request.until)
         with self._writing() as db:
             db.execute("DELETE FROM requests WHERE until <= ?", (now,))
-            db.execute(
-                "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?)", (*row, request.who, request.until)
-            )
+            db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, *more))
 
-    def requests(self, store: str, now: float) -> list[Request]:
-        """Return what waits for a second person of a store, the oldest first."""
+    def requests(self, record: Record, now: float) -> list[Request]:
+        """Return what waits for a second person of this very deployment, the oldest first."""
         rows = self._read(
-            "SELECT store, verb, arguments, who, until, id FROM requests "
-            "WHERE store = ? AND until > ? ORDER BY until",
-            *(store, now),
+            "SELECT verb, arguments, who, until, id FROM requests "
+            "WHERE store = ? AND generation = ? AND until > ? ORDER BY until",
+            *(record.store, record.generation, now),
         )
         return [
-            Request(of, verb, json.loads(told), who, until, number)
-            for of, verb, told, who, until, number in rows
+            Request(record.store, record.generation, verb, json.loads(told), who, until, number)
+            for verb, told, who, until, number in rows
         ]
 
     def take(self, request: Request) -> bool:

@@ -51,8 +51,8 @@ ALTER TABLE history ADD COLUMN way TEXT NOT NULL DEFAULT ''
 """,
     """
 CREATE TABLE requests (
-    id TEXT PRIMARY KEY, store TEXT NOT NULL, verb TEXT NOT NULL, arguments TEXT NOT NULL,
-    who TEXT NOT NULL, until REAL NOT NULL);
+    id TEXT PRIMARY KEY, store TEXT NOT NULL, generation INTEGER NOT NULL, verb TEXT NOT NULL,
+    arguments TEXT NOT NULL, who TEXT NOT NULL, until REAL NOT NULL);
 CREATE INDEX requests_store ON requests (store)
 """,
 )

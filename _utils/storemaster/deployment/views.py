@@ -148,7 +148,7 @@ def explain(
     told["you_can"] = _you_can(
         this, {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
     )
-    if waiting := ledger.requests(this.store, now):
+    if waiting := ledger.requests(this, now):
         told["waits_for_another_person"] = [
             f"{each.words}, asked for by {each.who}: "
             f"salt-run deploy.approve {this.store} {each.id}, until {when(each.until)}"

@@ -10,12 +10,15 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from salt.utils.stringutils import expr_match
+
 from storemaster.master import config_files, settings
 from storemaster.master.config_files import RESTART
 from storemaster.master.configuration import Fault
+from storemaster.master.roles import GROUP
 
 RESTART_API = "systemctl restart salt-api"
-CLIENTS = ("runner", "runner_async")
+CLIENT = "runner"
 OURS = "'@runner': ['deploy.*']"
 """What ``external_auth`` is to say of a user who has a role."""
 
@@ -23,14 +26,24 @@ OURS = "'@runner': ['deploy.*']"
 def faults(opts: dict) -> Iterator[Fault]:
     """Find an API that is open, deaf or not there, and rights that no role holds for."""
     told = opts.get("rest_cherrypy")
-    if isinstance(told, Mapping):
+    # Where nobody who logs in has anything to do with us, it is others' API, such as Uyuni's.
+    if isinstance(told, Mapping) and (_roles(opts) or "deploy" in str(opts.get("external_auth"))):
         yield from _reached(opts, told)
-    yield from _rights(opts)
+    if _roles(opts):
+        yield from _rights(opts)
+
+
+def _roles(opts: dict) -> dict[str, Any]:
+    """Return the roles; those that are wrong are told of by the settings."""
+    ours = opts.get("store_deploy")
+    if not isinstance(ours, dict) or "roles" in settings.wrong(opts):
+        return {}
+    return dict(ours.get("roles") or {})
 
 
 def _reached(opts: dict, told: Mapping[str, Any]) -> Iterator[Fault]:
     # rest_cherrypy's own defaults
-    host, port = str(told.get("host", "0.0.0.0")), int(told.get("port", 8000))
+    host, port = str(told.get("host", "0.0.0.0")), told.get("port", 8000)
     where = config_files.having(opts, "rest_cherrypy", "") or "the master's configuration"
     if not _is_loopback(host) and (told.get("disable_ssl") or not told.get("ssl_crt")):
         yield (
@@ -38,18 +51,18 @@ def _reached(opts: dict, told: Mapping[str, Any]) -> Iterator[Fault]:
             f"set host to 127.0.0.1 under rest_cherrypy in {where}, or give it ssl_crt and ssl_key "
             f"instead of disable_ssl; {RESTART_API}",
         )
-    enabled = opts.get("netapi_enable_clients") or []
-    if missing := [each for each in CLIENTS if each not in enabled]:
+    if CLIENT not in _list(opts.get("netapi_enable_clients")):
         yield (
-            f"salt-api refuses all calls of {' and '.join(missing)}",
-            f"add {', '.join(missing)} to netapi_enable_clients; {RESTART_API}",
+            "salt-api refuses all calls of runners",
+            f"add {CLIENT} to netapi_enable_clients; {RESTART_API}",
         )
     try:
-        socket.create_connection((_address(host), port), 5).close()
-    except OSError as err:
+        socket.create_connection((_address(host), int(port)), 5).close()
+    except (OSError, OverflowError, TypeError, ValueError) as err:
         yield (
-            f"salt-api is configured, but nobody answers at {host}:{port}: {err.strerror or err}",
-            f"{RESTART_API}; if it ends again, its log says why",
+            f"salt-api is configured, but nobody answers at {host}:{port}: "
+            f"{getattr(err, 'strerror', '') or err}",
+            f"see to host and port in {where}; {RESTART_API}; if it ends again, its log says why",
         )
 
 
@@ -66,28 +79,32 @@ def _address(host: str) -> str:
 
 def _rights(opts: dict) -> Iterator[Fault]:
     """Compare what Salt lets those through to who have a role."""
-    ours = opts.get("store_deploy")
-    # Roles that are wrong are told of by the settings.
-    if not isinstance(ours, dict) or not ours.get("roles") or "roles" in settings.wrong(opts):
-        return
+    roles, auth = _roles(opts), opts.get("external_auth")
     given: dict[str, list[Any]] = {}
-    for told in (opts.get("external_auth") or {}).values():
-        for name, entries in (told or {}).items():
+    for told in auth.values() if isinstance(auth, Mapping) else ():
+        for name, entries in told.items() if isinstance(told, Mapping) else ():
             # Names that begin with ^ are settings of the back end.
             if not str(name).startswith("^"):
                 given.setdefault(str(name), []).extend(_list(entries))
     where = config_files.having(opts, "external_auth", "") or "the master's configuration"
-    for name in ours["roles"]:
+    for name in roles:
         if more := sorted({each for entry in given.get(name, []) for each in _more(entry)}):
             yield (
                 f"external_auth gives {name} more than the verbs, and no role holds for that: "
                 f"{', '.join(more)}",
                 f"leave {name} {OURS} alone in {where}; {RESTART}",
             )
-    # Others may stand for many: everybody, or a query of a directory.
+    # An entry may stand for many: everybody, a query of a directory, a group of users.
     if any(name == "*" or "(" in name for name in given):
         return
-    if outside := [name for name in ours["roles"] if name not in given]:
+    kinds = {name.endswith(GROUP) for name in given}
+    outside = [
+        name
+        for name in roles
+        if name.endswith(GROUP) not in {not kind for kind in kinds}
+        and not any(expr_match(name, each) for each in given)
+    ]
+    if outside:
         yield (
             f"external_auth lets {', '.join(outside)} through nowhere, so that a role is of no use",
             f"give {', '.join(outside)} {OURS} under external_auth in {where}; {RESTART}",

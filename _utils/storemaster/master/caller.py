@@ -33,7 +33,15 @@ def caller(user: object) -> Actor:
     if Path(sys.argv[0]).name == "salt-run":
         return Actor(_printed(_of_shell()), SHELL)
     ways = {REACTORS_USER: REACTOR, _own(): MASTER}
-    return Actor(_printed(str(user or "")), ways.get(str(user), API))
+    name = str(user or "")
+    return Actor(_printed(_account(name)), ways.get(name, API))
+
+
+def _account(name: str) -> str:
+    """Return the name of an account of this machine, which a directory knows by others, too."""
+    with contextlib.suppress(KeyError, ValueError):
+        return pwd.getpwnam(name).pw_name
+    return name
 
 
 def _own() -> str:

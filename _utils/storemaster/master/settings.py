@@ -93,7 +93,7 @@ SETTINGS = {
     ),
     "state_dir": Setting(lambda v: isinstance(v, str) and v.startswith("/"), "an absolute path"),
     "two_persons": Setting(
-        lambda v: isinstance(v, list) and all(each in ACTS for each in v),
+        lambda v: isinstance(v, list) and all(isinstance(each, str) and each in ACTS for each in v),
         f"a list of {' | '.join(ACTS)}",
     ),
     "uyuni": Setting(

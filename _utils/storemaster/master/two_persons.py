@@ -5,19 +5,35 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 from storelib.errors import Refused
-from storemaster.deployment import approvals, requests
+from storemaster.deployment import approvals, requests, verbs
 from storemaster.deployment.actor import acting
 from storemaster.deployment.approvals import Request
+from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.record import Record
 from storemaster.deployment.views import when
 from storemaster.master import operator_requests, roles, settings
 
+LENGTH = 253
+"""Of an argument: a minion ID may be as long."""
+
 _agreed: ContextVar[bool] = ContextVar("agreed", default=False)
+
+
+CHECKS: dict[str, Callable[[Record, Ledger, float], object]] = {
+    "cancel": lambda record, ledger, now: verbs.cancel(record),
+    "prune": lambda record, ledger, now: None,
+    "redeploy": lambda record, ledger, now: verbs.store(record, now, True),
+    "retire": lambda record, ledger, now: verbs.retire(record),
+    "rollback": lambda record, ledger, now: verbs.rollback(record, ledger),
+}
+"""What refuses an act that could not be done now, before anybody is asked to agree."""
 
 
 def asked(opts: dict, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -33,20 +49,27 @@ def asked(opts: dict, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]
     store, who, now = arguments.get("store"), acting().who, time.time()
     if store is None:
         raise Refused(f"two persons are wanted for {act}, of one store at a time", "name a store")
+    for name, value in arguments.items():
+        # It is shown to whoever agrees, and stands in the history.
+        if not isinstance(value, (bool, int, float, type(None))) and not _is_word(value):
+            raise Refused(f"{name} is {value!r}", "allowed where two persons are wanted: one word")
     with operator_requests.open_ledger(opts) as ledger:
+        if ledger.get(store) is None and act == "redeploy":
+            return None
         record = operator_requests.found(ledger, store)
-        request = Request(store, verb, dict(arguments), who, now + approvals.LIFETIME_S)
+        CHECKS[act](record, ledger, now)
+        until = now + approvals.LIFETIME_S
+        request = Request(store, record.generation, verb, dict(arguments), who, until)
         there = [
             each
-            for each in ledger.requests(store, now)
+            for each in ledger.requests(record, now)
             if each.is_of(who) and each.words == request.words
         ]
         if there:
             request = there[0]
         else:
             ledger.ask(request, now)
-            told = f"{request.words}: waits for another person, request {request.id}"
-            requests.note(ledger, now, record, told)
+            _note(opts, store, f"{request.words}: waits for another person, request {request.id}")
     return {
         "store": store,
         "waits_for": f"another person than {who}, who may do that, too",
@@ -70,7 +93,7 @@ def approved(opts: dict, store: str, request_id: object) -> Iterator[Request]:
     )
     with operator_requests.open_ledger(opts) as ledger:
         record = operator_requests.found(ledger, store)
-        waiting = [each for each in ledger.requests(store, now) if each.id == request_id]
+        waiting = [each for each in ledger.requests(record, now) if each.id == request_id]
         if not waiting:
             raise none
         (request,) = waiting
@@ -82,9 +105,17 @@ def approved(opts: dict, store: str, request_id: object) -> Iterator[Request]:
         roles.check(opts, request.verb, request.arguments)
         if not ledger.take(request):
             raise none
-        requests.note(ledger, now, record, f"{request.words}: approved, asked for by {request.who}")
+        _note(opts, store, f"{request.words}: approved, asked for by {request.who}")
     before = _agreed.set(True)
     try:
         yield request
     finally:
         _agreed.reset(before)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= LENGTH
+
+
+def _note(opts: dict, store: str, text: str) -> None:
+    operator_requests.change(opts, store, functools.partial(requests.note, text=text))

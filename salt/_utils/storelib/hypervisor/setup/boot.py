@@ -22,6 +22,9 @@ from storelib.hypervisor.setup.outcome import Outcome
 
 CAPABILITIES = Path("/proc/xen/capabilities")
 ENTRY = re.compile(r"^menuentry .*?\ '([^']+)'", re.MULTILINE)
+TOP = re.compile(r"^(?:menuentry|submenu) .*", re.MULTILINE)
+"""What of the menu is at its top: entries of submenus are further in."""
+
 SAVED = "GRUB_DEFAULT=saved"
 FALLBACK = "/etc/grub.d/07_store-deploy"
 
@@ -65,6 +68,11 @@ class Grub:
         xen = [each for each in found if each.startswith("xen")]
         linux = [each for each in found if each not in xen and "linux" in each]
         return next(iter(xen), ""), next(iter(linux), "")
+
+    def number(self, entry: str) -> int:
+        """Return an entry's place in the menu: GRUB 2.06 takes a fallback by that only."""
+        top = TOP.findall(self.config.read_text())
+        return next(place for place, line in enumerate(top) if f"'{entry}'" in line)
 
     def saved(self) -> str:
         """Return the ID of the saved entry."""
@@ -136,7 +144,8 @@ def taken_back(known: dict[str, Any]) -> str:
 
 
 def _files(loader: Grub, linux: str) -> dict[str, File | None]:
-    script = f"#!/bin/sh\n# Made by store-deploy.\necho 'set fallback=\"{linux}\"'\n"
+    fallback = loader.number(linux)
+    script = f"#!/bin/sh\n# Made by store-deploy: {linux}\necho 'set fallback={fallback}'\n"
     return {
         loader.defaults: File(_saved(loader), 0o644),
         FALLBACK: File(script, 0o755),

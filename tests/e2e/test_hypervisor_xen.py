@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: store-deploy contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+A minion becomes a hypervisor under Xen, for real: GRUB boots Xen, and Linux where there is none.
+
+The guest is the one of test_hypervisor_states.py, as a machine on which Xen runs under emulation,
+too. The tests are one story, in their order.
+"""
+
+import os
+import shutil
+import signal
+
+import pytest
+from tests.e2e.hypervisor import BOOT_S, ID, UNDER_XEN, Hypervisor
+from tests.lab.lab import REPO, Lab
+
+ARTIFACTS = REPO / "artifacts" / "hypervisor-xen"
+WANTED = {"store_hypervisor": {"virt_type": "xen"}}
+READY = "store_hypervisor-ready-reported"
+BOOT = "store_hypervisor-boot-xen"
+
+KERNEL = "cat /proc/xen/capabilities 2>/dev/null || echo plain Linux"
+HIDE = "mkdir /root/boot && mv /boot/xen-*.gz /root/boot; sync"
+SHOW = "mv /root/boot/* /boot; sync"
+
+
+@pytest.fixture(scope="module")
+def hypervisor(request):
+    """The guest, with its minion answering."""
+    # However the session is ended, the lab ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lab = Lab(f"/var/tmp/store-deploy-xen.{os.getpid()}")
+    salt = os.environ.get("SALT", "3008")
+    try:
+        lab.up(salt, "root", "none")
+        guest = Hypervisor(lab, salt, UNDER_XEN)
+        guest.start()
+        guest.stores_ask("saltutil.sync_all", patience=120)
+        yield guest
+    finally:
+        if request.session.testsfailed and lab.folder.exists():
+            shutil.rmtree(ARTIFACTS, ignore_errors=True)
+            shutil.copytree(lab.root / "var/log", ARTIFACTS)
+            shutil.copy(lab.root / "srv" / ID / "console.log", ARTIFACTS)
+        lab.down()
+
+
+def failed(states):
+    return {name: each["comment"] for name, each in states.items() if each["result"] is False}
+
+
+def test_the_states_make_xen_the_default_and_wait_for_a_reboot(hypervisor):
+    assert hypervisor.sh(KERNEL) == "plain Linux"
+    made = hypervisor.apply("store_hypervisor", WANTED, seconds=2 * BOOT_S)
+    why = "Not told: this machine does not run under Xen: reboot it into Xen."
+    assert failed(made) == {READY: why}
+    assert made[BOOT]["changes"]["boot"]["new"].startswith("xen")
+    again = hypervisor.apply("store_hypervisor", WANTED)
+    assert failed(again) == {READY: why}
+    assert {name for name, each in again.items() if each["changes"]} == set()
+
+
+def test_the_next_boot_is_xens_and_the_hypervisor_is_ready(hypervisor):
+    hypervisor.reboot()
+    assert hypervisor.sh(KERNEL) == "control_d"
+    ready = hypervisor.apply("store_hypervisor", WANTED)
+    assert failed(ready) == {}
+    assert ready[READY]["changes"]
+    assert "Xen" in hypervisor.sh("virsh -c xen:///system version", 120)
+
+
+def test_where_xen_cannot_be_loaded_linux_is_booted(hypervisor):
+    hypervisor.sh(HIDE)
+    hypervisor.reboot()
+    assert hypervisor.sh(KERNEL) == "plain Linux"
+    assert set(failed(hypervisor.apply("store_hypervisor.ready", WANTED))) == {READY}
+    hypervisor.sh(SHOW)
+    hypervisor.reboot()
+    assert hypervisor.sh(KERNEL) == "control_d"
+
+
+def test_what_was_made_is_taken_back_and_the_next_boot_is_linux(hypervisor):
+    done = hypervisor.apply("store_hypervisor.clean", {})
+    assert failed(done) == {}
+    hypervisor.reboot()
+    assert hypervisor.sh(KERNEL) == "plain Linux"
+    again = hypervisor.apply("store_hypervisor.clean", {})
+    assert {name for name, each in again.items() if each["changes"]} == set()

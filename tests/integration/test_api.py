@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -137,14 +138,13 @@ class Answer:
         return entry
 
 
-def shell(script):
+def shell(script, body=None):
     """Run a script as the client does, and return how it ended."""
-    # Without the proxy that whoever runs the tests may have.
-    environment = {**store_site.ENVIRONMENT, "HOME": str(CLIENT)}
     return subprocess.run(
         ["bash", "-c", script],
         cwd=CLIENT,
-        env=environment,
+        env={**store_site.ENVIRONMENT, "HOME": str(CLIENT)},
+        input=body,
         text=True,
         capture_output=True,
         timeout=320,
@@ -153,20 +153,9 @@ def shell(script):
 
 
 def curl(*argv, body=None):
-    environment = {**store_site.ENVIRONMENT, "HOME": str(CLIENT)}
+    """Call, with a body that is JSON if there is one."""
     more = [] if body is None else ["--json", "@-"]
-    return Answer(
-        subprocess.run(
-            ["curl", "-sS", "--http1.1", "--include", *more, *argv],
-            cwd=CLIENT,
-            env=environment,
-            input=body,
-            text=True,
-            capture_output=True,
-            timeout=320,
-            check=False,
-        )
-    )
+    return Answer(shell(shlex.join(["curl", "-sS", "--http1.1", "--include", *more, *argv]), body))
 
 
 def log_in(user, password=PASSWORD):

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +137,34 @@ class Hypervisor:
 
     def console(self) -> str:
         return (self.folder / "console.log").read_text(errors="replace")
+
+    @classmethod
+    @contextlib.contextmanager
+    def of_session(
+        cls, request: Any, name: str, machine: tuple[str, ...] = PLAIN
+    ) -> Iterator[Hypervisor]:
+        """
+        Yield one in a lab of its own, with its minion answering and its modules there.
+
+        The logs of a session that failed are kept in artifacts/ under that name.
+        """
+        # However the session is ended, the lab ends with it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        lab = Lab(f"/var/tmp/store-deploy-{name}.{os.getpid()}")
+        salt = os.environ.get("SALT", "3008")
+        try:
+            lab.up(salt, "root", "none")
+            guest = cls(lab, salt, machine)
+            guest.start()
+            guest.stores_ask("saltutil.sync_all", patience=120)
+            yield guest
+        finally:
+            if request.session.testsfailed and lab.folder.exists():
+                kept = REPO / "artifacts" / name
+                shutil.rmtree(kept, ignore_errors=True)
+                shutil.copytree(lab.root / "var/log", kept)
+                shutil.copy(lab.root / "srv" / ID / "console.log", kept)
+            lab.down()
 
     def _write_seed(self, documents: dict[str, str]) -> None:
         head, _, text = documents["user-data"].partition("\n")

@@ -9,16 +9,11 @@ QEMU emulates there. The tests are one story, in their order.
 """
 
 import json
-import os
-import shutil
-import signal
 
 import pytest
-from tests.e2e.hypervisor import ID, MAC, Hypervisor
+from tests.e2e.hypervisor import MAC, Hypervisor
 from tests.e2e.stores import until
-from tests.lab.lab import REPO, Lab
 
-ARTIFACTS = REPO / "artifacts" / "hypervisor"
 UNDO_S = 25
 WANTED = {"store_hypervisor": {"virt_type": "qemu", "bridge": {"name": "br0"}}}
 QUICK = {"store_hypervisor": {"bridge": {"name": "br0", "port": "eth0", "undo_after_s": UNDO_S}}}
@@ -85,24 +80,10 @@ DOMAIN = """<domain type="qemu"><name>till</name><memory unit="MiB">32</memory>
 @pytest.fixture(scope="module")
 def hypervisor(request):
     """The guest, with its minion answering."""
-    # However the session is ended, the lab ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    lab = Lab(f"/var/tmp/store-deploy-hypervisor.{os.getpid()}")
-    salt = os.environ.get("SALT", "3008")
-    try:
-        lab.up(salt, "root", "none")
-        guest = Hypervisor(lab, salt)
-        guest.start()
-        guest.stores_ask("saltutil.sync_all", patience=120)
+    with Hypervisor.of_session(request, "hypervisor") as guest:
         # Debian enables what is installed; here that is left to the states.
         guest.sh(f"systemctl disable --now {' '.join(LIBVIRT)}")
         yield guest
-    finally:
-        if request.session.testsfailed and lab.folder.exists():
-            shutil.rmtree(ARTIFACTS, ignore_errors=True)
-            shutil.copytree(lab.root / "var/log", ARTIFACTS)
-            shutil.copy(lab.root / "srv" / ID / "console.log", ARTIFACTS)
-        lab.down()
 
 
 def killed_in_between(hypervisor):

@@ -7,16 +7,10 @@ The guest is the one of test_hypervisor_states.py, as a machine on which Xen run
 too. The tests are one story, in their order.
 """
 
-import os
-import shutil
-import signal
-
 import pytest
-from tests.e2e.hypervisor import BOOT_S, ID, UNDER_XEN, Hypervisor
+from tests.e2e.hypervisor import BOOT_S, UNDER_XEN, Hypervisor
 from tests.e2e.stores import until
-from tests.lab.lab import REPO, Lab
 
-ARTIFACTS = REPO / "artifacts" / "hypervisor-xen"
 WANTED = {"store_hypervisor": {"virt_type": "xen"}}
 READY = "store_hypervisor-ready-reported"
 BOOT = "store_hypervisor-boot-xen"
@@ -29,22 +23,8 @@ SHOW = "mv /root/boot/* /boot; sync"
 @pytest.fixture(scope="module")
 def hypervisor(request):
     """The guest, with its minion answering."""
-    # However the session is ended, the lab ends with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    lab = Lab(f"/var/tmp/store-deploy-xen.{os.getpid()}")
-    salt = os.environ.get("SALT", "3008")
-    try:
-        lab.up(salt, "root", "none")
-        guest = Hypervisor(lab, salt, UNDER_XEN)
-        guest.start()
-        guest.stores_ask("saltutil.sync_all", patience=120)
+    with Hypervisor.of_session(request, "hypervisor-xen", UNDER_XEN) as guest:
         yield guest
-    finally:
-        if request.session.testsfailed and lab.folder.exists():
-            shutil.rmtree(ARTIFACTS, ignore_errors=True)
-            shutil.copytree(lab.root / "var/log", ARTIFACTS)
-            shutil.copy(lab.root / "srv" / ID / "console.log", ARTIFACTS)
-        lab.down()
 
 
 def runs_under_xen(hypervisor):

@@ -25,12 +25,12 @@ OURS = "'@runner': ['deploy.*']"
 
 def faults(opts: dict) -> Iterator[Fault]:
     """Find an API that is open, deaf or not there, and rights that no role holds for."""
-    told = opts.get("rest_cherrypy")
+    told, roles = opts.get("rest_cherrypy"), _roles(opts)
     # Where nobody who logs in has anything to do with us, it is others' API, such as Uyuni's.
-    if isinstance(told, Mapping) and (_roles(opts) or "deploy" in str(opts.get("external_auth"))):
+    if isinstance(told, Mapping) and (roles or "deploy" in str(opts.get("external_auth"))):
         yield from _reached(opts, told)
-    if _roles(opts):
-        yield from _rights(opts)
+    if roles:
+        yield from _rights(opts, roles)
 
 
 def _roles(opts: dict) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _roles(opts: dict) -> dict[str, Any]:
 def _reached(opts: dict, told: Mapping[str, Any]) -> Iterator[Fault]:
     # rest_cherrypy's own defaults
     host, port = str(told.get("host", "0.0.0.0")), told.get("port", 8000)
-    where = config_files.having(opts, "rest_cherrypy", "") or "the master's configuration"
+    where = _where(opts, "rest_cherrypy")
     if not _is_loopback(host) and (told.get("disable_ssl") or not told.get("ssl_crt")):
         yield (
             f"salt-api is open at {host}:{port}, beside any proxy and without TLS",
@@ -66,6 +66,11 @@ def _reached(opts: dict, told: Mapping[str, Any]) -> Iterator[Fault]:
         )
 
 
+def _where(opts: dict, key: str) -> object:
+    """Name the file that says it."""
+    return config_files.having(opts, key) or "the master's configuration"
+
+
 def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -77,16 +82,16 @@ def _address(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def _rights(opts: dict) -> Iterator[Fault]:
+def _rights(opts: dict, roles: Mapping[str, Any]) -> Iterator[Fault]:
     """Compare what Salt lets those through to who have a role."""
-    roles, auth = _roles(opts), opts.get("external_auth")
+    auth = opts.get("external_auth")
     given: dict[str, list[Any]] = {}
     for told in auth.values() if isinstance(auth, Mapping) else ():
         for name, entries in told.items() if isinstance(told, Mapping) else ():
             # Names that begin with ^ are settings of the back end.
             if not str(name).startswith("^"):
                 given.setdefault(str(name), []).extend(_list(entries))
-    where = config_files.having(opts, "external_auth", "") or "the master's configuration"
+    where = _where(opts, "external_auth")
     for name in roles:
         if more := sorted({each for entry in given.get(name, []) for each in _more(entry)}):
             yield (
@@ -120,7 +125,7 @@ def _more(entry: object) -> list[str]:
     more = []
     for target, functions in entry.items():
         # With their arguments they are mappings.
-        named = [name for each in _list(functions) for name in _list_of(each)]
+        named = [name for each in _list(functions) for name in _names(each)]
         if target in ("@runner", "@runners"):
             more += [f"{target} {name}" for name in named if not name.startswith("deploy.")]
         elif target != "@deploy":
@@ -128,7 +133,7 @@ def _more(entry: object) -> list[str]:
     return more
 
 
-def _list_of(function: object) -> list[str]:
+def _names(function: object) -> list[str]:
     return [str(name) for name in (function if isinstance(function, Mapping) else [function])]
 
 

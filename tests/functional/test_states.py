@@ -330,23 +330,28 @@ def test_the_marker_can_be_taken_away(minion, highstate):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "virt_type", "why"),
+    ("told_by", "says", "virt_type", "why"),
     [
-        (None, "xen", "this machine does not run under Xen: reboot it into Xen"),
-        ("", "xen", "this machine does not run under Xen: reboot it into Xen"),
-        ("control_d", "kvm", "runs under Xen, and kvm is wanted: reboot it into plain Linux"),
-        ("control_d", "xen", ""),
-        ("control_d", "auto", ""),
-        (None, "kvm", ""),
+        ("CAPABILITIES", None, "xen", "this machine does not run under Xen: reboot it into Xen"),
+        ("CAPABILITIES", "", "xen", "this machine does not run under Xen: reboot it into Xen"),
+        # A guest of Xen's is none.
+        ("FEATURES", "00002705", "xen", "this machine does not run under Xen"),
+        ("FEATURES", "unreadable", "xen", "this machine does not run under Xen"),
+        ("CAPABILITIES", "control_d", "kvm", "runs under Xen, and kvm is wanted: reboot it into"),
+        ("CAPABILITIES", "control_d", "xen", ""),
+        # Before /proc/xen is mounted.
+        ("FEATURES", "00002f05", "xen", ""),
+        ("CAPABILITIES", "control_d", "auto", ""),
+        ("CAPABILITIES", None, "kvm", ""),
     ],
 )
 def test_a_hypervisor_is_ready_only_when_the_kernel_that_runs_is_the_wanted_one(
-    minion, highstate, told, tmp_path, monkeypatch, capabilities, virt_type, why
+    minion, highstate, told, tmp_path, monkeypatch, told_by, says, virt_type, why
 ):
-    file = tmp_path / "capabilities"
-    if capabilities is not None:
-        file.write_text(f"{capabilities}\n")
-    monkeypatch.setattr(boot, "CAPABILITIES", file)
+    for each in ("CAPABILITIES", "FEATURES"):
+        monkeypatch.setattr(boot, each, tmp_path / each)
+    if says is not None:
+        (tmp_path / told_by).write_text(f"{says}\n")
     pillar = {**STORE, "store_hypervisor": {"virt_type": virt_type}}
     ours = apply(minion, "store_hypervisor.ready", pillar=pillar)[READY]
     assert ours["result"] is not bool(why)

@@ -9,6 +9,7 @@ cannot be loaded, GRUB goes on with Linux (its variable ``fallback``), whose ent
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ from storelib.hypervisor.setup.network.plan import File, Plan, before, now, of_p
 from storelib.hypervisor.setup.outcome import Outcome
 
 CAPABILITIES = Path("/proc/xen/capabilities")
+"""Where Xen says it of itself; mounted by a service, which may be later than the minion."""
+
+FEATURES = Path("/sys/hypervisor/properties/features")
+DOM0 = 1 << 11
+"""Xen's XENFEAT_dom0 in them (xen/include/public/features.h)."""
+
 ENTRY = re.compile(r"^menuentry .*?\ '([^']+)'", re.MULTILINE)
 TOP = re.compile(r"^(?:menuentry|submenu) .*", re.MULTILINE)
 """What of the menu is at its top: entries of submenus are further in."""
@@ -31,10 +38,12 @@ FALLBACK = "/etc/grub.d/07_store-deploy"
 
 def under_xen() -> bool:
     """Say whether the running kernel is that of Xen's Dom0."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
+        if int(FEATURES.read_text(), 16) & DOM0:
+            return True
+    with contextlib.suppress(OSError):
         return "control_d" in CAPABILITIES.read_text()
-    except OSError:
-        return False
+    return False
 
 
 def not_wanted(virt_type: str) -> str:

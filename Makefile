@@ -125,7 +125,7 @@ uyuni: packages  ## a real guest from the data of Uyuni's forms to deployed
 bench: packages  ## speed against the same work by hand, and the product's own time; results as JSON
 	@$(call venv,$(SALT))/bin/python tests/bench/run
 	@$(call on_machine,python tests/bench/own)
-	@PATH=$(call venv,$(SALT))/bin:$$PATH; python tests/bench/lists
+	@PATH=$(call venv,$(SALT))/bin:$$PATH; python tests/bench/lists; python tests/bench/outbox
 
 bench-scale: packages  ## what one thing costs the master with 100, 1,000 and 10,000 stores: the same, or it fails
 	@$(call on_machine,python tests/bench/scale)

@@ -30,6 +30,7 @@ from storemaster.master import (
     two_persons,
     verb,
 )
+from storemaster.master.outbox import office
 
 if TYPE_CHECKING:
     from typing import Any
@@ -603,6 +604,36 @@ def doctor(hypervisors=True):
     found = master_doctor.faults(__opts__, hypervisors, _tell)
     shown = tables.faults(found) if verb.read_by_people(__opts__) else {"faults": found}
     return _with_status(shown, found)
+
+
+@verb.verb
+def outbox(receiver=None, retry=False, drop=False):
+    """
+    Show what the site's receivers of changes have not been told yet, and why.
+
+    A row each, or with ``--out=json`` all of it as data.
+
+    receiver
+        Show this one's notices, too.
+
+    retry
+        Try all of the receiver's notices at once, what was set aside after a day, too.
+
+    drop
+        Forget what was set aside for the receiver; all, if it is none any more.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.outbox
+        salt-run deploy.outbox erp retry=True
+    """
+    verb.flags(retry=retry, drop=drop)
+    if retry or drop:
+        return office.act(__opts__, receiver, retry, drop)
+    rows = office.shown(__opts__, receiver)
+    return tables.outbox(rows) if verb.read_by_people(__opts__) else rows
 
 
 def notify(store=None, minion=None, ready=False, eager=True):

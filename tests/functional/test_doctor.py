@@ -377,7 +377,7 @@ def test_thousands_of_hypervisors_are_looked_at_in_time(opts, found):
     with Ledger(settings.ledger_path(opts)) as ledger:
         record = requests.begin(ledger, 1.0, spec, "hv-0", "test")
         # Not one by one: each would wait for the disk.
-        with ledger._writing() as db:
+        with ledger.writing() as db:
             columns = [name for _, name, *_ in db.execute("PRAGMA table_info(deployments)")]
             for n in range(1, 5000):
                 one = dataclasses.asdict(record) | {"store": f"s{n}", "hypervisor": f"hv-{n}"}

@@ -53,6 +53,7 @@ def test_each_change_is_told_once_and_in_order(master):
             "store": "0815",
             "generation": 1,
             "state": "awaiting_hypervisor",
+            "version": 1,
             "previous": "",
             "reason": "requested by operator",
             "at": BEGAN,

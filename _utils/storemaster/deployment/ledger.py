@@ -82,7 +82,7 @@ class Ledger:
             )
         if version < SCHEMA_VERSION:
             self._switch_to_wal()
-            with self._writing() as db:
+            with self.writing() as db:
                 # Another process may have been first.
                 (version,) = db.execute("PRAGMA user_version").fetchone()
                 for migration in MIGRATIONS[version:]:
@@ -110,7 +110,8 @@ class Ledger:
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Write in one transaction; what breaks it leaves nothing of it."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -122,14 +123,15 @@ class Ledger:
         except sqlite3.Error as err:
             raise self._broken(err) from err
 
-    def _read(self, query: str, *values: object) -> list[Any]:
+    def read(self, query: str, *values: object) -> list[Any]:
+        """Return the rows that a query finds."""
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as err:
             raise self._broken(err) from err
 
     def _records(self, where: str, *values: object) -> list[Record]:
-        rows = self._read(f"SELECT record, revision, due FROM deployments {where}", *values)
+        rows = self.read(f"SELECT record, revision, due FROM deployments {where}", *values)
         try:
             return [_record(*row) for row in rows]
         except (KeyError, TypeError, ValueError) as err:
@@ -153,13 +155,13 @@ class Ledger:
         """Say whether there is a store or a minion of that name."""
         query = "SELECT 1 FROM {} WHERE {} = ? LIMIT 1"
         named = (("minions", "minion"), ("deployments", "store"))
-        return any(self._read(query.format(*each), name) for each in named)
+        return any(self.read(query.format(*each), name) for each in named)
 
     def due(self, now: float) -> list[str]:
         """Return the stores that are due, the longest waiting first."""
         # What lies further ahead than any pause is from before the clock was set back. Who waits in
         # the queue has no pause.
-        rows = self._read(
+        rows = self.read(
             "SELECT due, store FROM deployments WHERE due <= ? UNION ALL "
             "SELECT due, store FROM deployments WHERE due > ? AND state != 'queued' ORDER BY due",
             *(now, now + LOOK_AGAIN_S),
@@ -170,7 +172,7 @@ class Ledger:
         """Return what a list has of each deployment, or of those in a state or group, by store."""
         of_group = "json_extract(record, '$.spec.group')"
         told = ", ".join(f"json_extract(record, '$.{each}')" for each in ("reason", "failed_in"))
-        rows = self._read(
+        rows = self.read(
             f"SELECT store, generation, state, since, hypervisor, minion_id, {told}, {of_group} "
             "FROM deployments WHERE (?1 IS NULL OR state = ?1) "
             f"AND (?2 IS NULL OR {of_group} = ?2) ORDER BY store",
@@ -181,13 +183,13 @@ class Ledger:
 
     def stores(self) -> list[str]:
         """Return the stores that have a record."""
-        return [store for (store,) in self._read("SELECT store FROM deployments ORDER BY store")]
+        return [store for (store,) in self.read("SELECT store FROM deployments ORDER BY store")]
 
     def asked(self) -> list[str]:
         """Return the stores under way for which a job is, by store; who is queued has none."""
         states = lifecycle.ACTIVE - {"queued"}
         marks = ", ".join("?" * len(states))
-        rows = self._read(
+        rows = self.read(
             f"SELECT store FROM deployments WHERE state IN ({marks}) "
             "AND json_extract(record, '$.job') IS NOT NULL ORDER BY store",
             *states,
@@ -196,7 +198,7 @@ class Ledger:
 
     def open_jobs(self) -> set[str]:
         """Return the JIDs of the jobs that deployments wait for."""
-        rows = self._read(
+        rows = self.read(
             "SELECT json_extract(record, '$.job'), json_extract(record, '$.evidence.look') "
             "FROM deployments WHERE due IS NOT NULL AND state != 'queued'"
         )
@@ -217,7 +219,7 @@ class Ledger:
         However many wait, no more of them are looked at than that takes.
         """
         marks = ", ".join("?" * len(lifecycle.SLOT))
-        taken = self._read(
+        taken = self.read(
             f"SELECT hypervisor FROM deployments WHERE state IN ({marks}) UNION ALL "
             # What is held keeps its slot.
             f"SELECT hypervisor FROM deployments WHERE state = 'held' AND held_in IN ({marks})",
@@ -267,7 +269,7 @@ class Ledger:
 
         Raises :class:`Conflict` if the record was changed in the meantime or the slot is taken.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             before = self.get(record.store)
             if (before.revision if before else 0) != record.revision:
                 raise Conflict(f"{record.store}: somebody else changed the record")
@@ -309,7 +311,7 @@ class Ledger:
 
     def version(self) -> int:
         """Return a number that is another one after each change that was made elsewhere."""
-        return int(self._read("PRAGMA data_version")[0][0])
+        return int(self.read("PRAGMA data_version")[0][0])
 
     def history(self, store: str) -> list[Change]:
         """Return the store's history, the oldest change first."""
@@ -321,19 +323,19 @@ class Ledger:
 
     def untold(self) -> list[str]:
         """Return the stores with a change that no event has told yet."""
-        rows = self._read("SELECT DISTINCT store FROM history WHERE announced = 0 ORDER BY store")
+        rows = self.read("SELECT DISTINCT store FROM history WHERE announced = 0 ORDER BY store")
         return [store for (store,) in rows]
 
     def announced(self, changes: Sequence[Change]) -> None:
         """Note that events have told these changes."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.executemany(
                 "UPDATE history SET announced = 1 WHERE id = ?", [(c.id,) for c in changes]
             )
 
     def generations(self, store: str, state: str) -> list[int]:
         """Return the deployments of the store that were ever in ``state``, oldest first."""
-        rows = self._read(
+        rows = self.read(
             "SELECT DISTINCT generation FROM history WHERE store = ? AND state = ? "
             "ORDER BY generation",
             store,
@@ -344,7 +346,7 @@ class Ledger:
     def reached(self, store: str, generation: int, state: str) -> bool:
         """Say whether that deployment of the store was ever in ``state``."""
         return bool(
-            self._read(
+            self.read(
                 "SELECT 1 FROM history WHERE store = ? AND generation = ? AND state = ? LIMIT 1",
                 store,
                 generation,
@@ -355,7 +357,7 @@ class Ledger:
     def _changes(self, where: str, *values: object) -> list[Change]:
         columns = ", ".join(f.name for f in dataclasses.fields(Change))
         return [
-            Change(*row) for row in self._read(f"SELECT {columns} FROM history {where}", *values)
+            Change(*row) for row in self.read(f"SELECT {columns} FROM history {where}", *values)
         ]
 
     def ring(self, name: str, now: float, eager: bool = False, ready: bool = False) -> None:
@@ -371,7 +373,7 @@ class Ledger:
 
     def ring_all(self, bells: Collection[Bell]) -> None:
         """Ring several of them, in one transaction."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.executemany(
                 "INSERT INTO bells (name, at, eager, ready) VALUES (?1, ?2, ?3, ?4) "
                 "ON CONFLICT (name) "
@@ -386,7 +388,7 @@ class Ledger:
 
     def rung(self) -> list[Bell]:
         """Return the bells that were rung, the oldest first."""
-        rows = self._read("SELECT name, at, eager, ready, tries FROM bells ORDER BY at")
+        rows = self.read("SELECT name, at, eager, ready, tries FROM bells ORDER BY at")
         return [
             Bell(name, at, bool(eager), bool(ready), tries)
             for name, at, eager, ready, tries in rows
@@ -395,7 +397,7 @@ class Ledger:
     def put_off(self, bell: Bell, now: float) -> None:
         """Keep a bell that cannot be decided on yet, and look at it later, unless it rings."""
         rest = PUT_OFF_S[min(bell.tries, len(PUT_OFF_S) - 1)]
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(
                 "UPDATE bells SET at = ?, tries = tries + 1 WHERE name = ? AND at = ?",
                 (now + rest, bell.name, bell.at),
@@ -403,7 +405,7 @@ class Ledger:
 
     def answered(self, *bells: Bell) -> None:
         """Take bells off the list, but for those that were rung again."""
-        with self._writing() as db:
+        with self.writing() as db:
             db.executemany(
                 "DELETE FROM bells WHERE name = ? AND at = ?",
                 [(bell.name, bell.at) for bell in bells],
@@ -413,13 +415,13 @@ class Ledger:
         """Write down what waits for a second person; what is void goes."""
         row = (request.id, request.store, request.generation, request.verb)
         more = (json.dumps(request.arguments), request.who, request.until)
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute("DELETE FROM requests WHERE until <= ?", (now,))
             db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, *more))
 
     def requests(self, record: Record, now: float) -> list[Request]:
         """Return what waits for a second person of this very deployment, the oldest first."""
-        rows = self._read(
+        rows = self.read(
             "SELECT verb, arguments, who, until, id FROM requests "
             "WHERE store = ? AND generation = ? AND until > ? ORDER BY until",
             *(record.store, record.generation, now),
@@ -431,7 +433,7 @@ class Ledger:
 
     def take(self, request: Request) -> bool:
         """Take a request off the list; say whether it was still there."""
-        with self._writing() as db:
+        with self.writing() as db:
             return db.execute("DELETE FROM requests WHERE id = ?", (request.id,)).rowcount == 1
 
 

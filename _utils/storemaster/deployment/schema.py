@@ -55,5 +55,15 @@ CREATE TABLE requests (
     arguments TEXT NOT NULL, who TEXT NOT NULL, until REAL NOT NULL);
 CREATE INDEX requests_store ON requests (store)
 """,
+    """
+CREATE TABLE receivers (
+    name TEXT PRIMARY KEY, seen INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0, fault TEXT NOT NULL DEFAULT '');
+CREATE TABLE notices (
+    receiver TEXT, change INTEGER, store TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    due REAL NOT NULL DEFAULT 0, failing_since REAL, fault TEXT NOT NULL DEFAULT '',
+    aside INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (receiver, change)) WITHOUT ROWID;
+CREATE INDEX notices_store ON notices (receiver, store, change)
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""

@@ -117,6 +117,28 @@ def faults(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"faults": rows or "none"}
 
 
+def outbox(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the receivers as people read them, and what waits for one of them."""
+    heads = _aligned([[row["receiver"], row["kind"] or "gone", _count(row)] for row in rows])
+    lines = [_wrapped(head, row["fault"], IN_A_LIST) for head, row in zip(heads, rows, strict=True)]
+    notices = [each for row in rows for each in row.get("notices", ())]
+    kept = _aligned(
+        [
+            [each["at"], each["store"], each["state"], "set aside" if each["set_aside"] else ""]
+            for each in notices
+        ]
+    )
+    return lines + [
+        _wrapped(head, each["fault"], IN_A_LIST)
+        for head, each in zip(_cut(kept), notices, strict=False)
+    ]
+
+
+def _count(row: dict[str, Any]) -> str:
+    aside = f", {row['set_aside']} set aside" if row["set_aside"] else ""
+    return f"{row['waiting']} waiting{aside}"
+
+
 def store_list(told: dict[str, Any]) -> dict[str, Any]:
     """Return what an import would change, or has changed, as people read it."""
     rows = [("new", each) for each in _cut([_named(each) for each in told["new"]])]

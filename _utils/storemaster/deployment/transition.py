@@ -18,6 +18,9 @@ from storemaster.deployment.step_context import StepContext
 
 log = logging.getLogger(__name__)
 
+EVENT_VERSION = 1
+"""Of the event's schema: raised when a key goes or means something else, not when one comes."""
+
 
 def deadline(now: float, state: str, spec: dict[str, Any], spent_s: float = 0) -> float | None:
     """Return when ``state`` fails, as far as can be said: if its master is there until then."""
@@ -154,6 +157,6 @@ def announce(master: MasterApi, ledger: Ledger, store: str) -> None:
 
 
 def event(change: Change) -> dict[str, Any]:
-    """Return the data of the event that tells a change."""
+    """Return what tells a change: the event's data, and a webhook's (docs/event.schema.json)."""
     keys = ("store", "generation", "state", "previous", "reason", "at", "actor", "way")
-    return {key: getattr(change, key) for key in keys}
+    return {"version": EVENT_VERSION, **{key: getattr(change, key) for key in keys}}

@@ -42,6 +42,7 @@ from storemaster.master import (
 from storemaster.master import hypervisors as hypervisor_checks
 from storemaster.master.config_files import RESTART
 from storemaster.master.configuration import Fault, install
+from storemaster.master.outbox import office
 
 TAGS = {
     "store/*/hypervisor/ready": "hypervisor_ready.sls",
@@ -51,6 +52,7 @@ TAGS = {
 """The reactors of a master without the engine, by globs that a site may make wider or narrower."""
 
 ENGINE = "50-store-deploy-engine.conf"
+OUTBOX = "60-store-deploy-outbox.conf"
 
 SILENT_S = 90
 """Pump and sweeper have run within this time, or do not run."""
@@ -80,7 +82,7 @@ def faults(opts: dict, hypervisors: object, tell: hypervisor_checks.Tell) -> lis
     opts = {**opts, "store_deploy": {key: told for key, told in usable if str(key) not in wrong}}
     checks = (
         *(configuration.faults, _configuration, _reactors, _running, serving.faults),
-        *(_state_dir, autosign, uyuni_pillar.faults, api.faults),
+        *(_state_dir, autosign, uyuni_pillar.faults, api.faults, office.faults),
     )
     found: list[dict[str, Any]] = [
         {"fault": fault, "mend": mend}
@@ -126,6 +128,12 @@ def _configuration(opts: dict) -> Iterator[Fault]:
         yield (
             "the engine store_pump is configured, but Salt cannot load it",
             install(opts, "50-store-deploy-modules.conf"),
+        )
+    if settings.outbox(opts) and "store_outbox" not in _engines(opts):
+        yield (
+            "store_deploy:outbox names receivers, and the engine store_outbox is not configured: "
+            "nobody is told",
+            install(opts, OUTBOX),
         )
     if not _sweeps(opts):
         yield (
@@ -249,6 +257,7 @@ def _running(opts: dict) -> Iterator[Fault]:
     for who, configured, what in (
         (heartbeat.PUMP, "store_pump" in _engines(opts), "the engine store_pump"),
         (heartbeat.SWEEPER, _sweeps(opts), "the schedule of deploy.reconcile"),
+        (heartbeat.OUTBOX, "store_outbox" in _engines(opts), "the engine store_outbox"),
     ):
         at, other = heartbeat.last(opts, who)
         if at >= started:

@@ -21,7 +21,7 @@ import salt.version
 from storelib import files
 from storemaster.master import settings
 
-PUMP, SWEEPER = "pump", "sweeper"
+PUMP, SWEEPER, OUTBOX = "pump", "sweeper", "outbox"
 
 BEAT_S = 10
 """How often the time is noted."""

@@ -28,7 +28,7 @@ ROLES = VIEWER, OPERATOR, OWNER = settings.ROLES
 VERBS = {
     VIEWER: ("explain", "history", "list", "plan", "status", "watch"),
     OPERATOR: ("approve", "cancel", "hold", "note", "release", "retry", "rollback", "store"),
-    OWNER: ("adopt", "doctor", "export", "import", "prune", "retire"),
+    OWNER: ("adopt", "doctor", "export", "import", "outbox", "prune", "retire"),
 }
 """What each role may do beside what those before it may; no other verb is anybody's."""
 

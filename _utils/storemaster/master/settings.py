@@ -9,12 +9,13 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from storelib import files
 from storelib.errors import Refused
+from storemaster.deployment import receivers
 from storemaster.deployment.approvals import ACTS
 from storemaster.deployment.formats import MINION_ID
 from storemaster.master import config_files
@@ -29,6 +30,8 @@ class Setting(NamedTuple):
 
     good: Callable[[object], bool]
     allowed: str
+    faults: Callable[[object], Iterable[str]] | None = None
+    """Tells what is wrong in a value of many parts, instead."""
 
 
 def _is_template(value: object) -> bool:
@@ -85,6 +88,9 @@ SETTINGS = {
         lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
         "a whole number, 1 or more",
     ),
+    "outbox": Setting(
+        lambda v: not any(receivers.faults(v)), "a mapping of receivers", receivers.faults
+    ),
     "roles": Setting(
         _are_roles,
         f"a mapping of users, or of this machine's groups with a % behind, to {' | '.join(ROLES)}, "
@@ -122,11 +128,18 @@ def _wrong(opts: dict) -> dict[str, str]:
     for key, value in (ours or {}).items():
         if key not in SETTINGS:
             found[str(key)] = f"store_deploy: {key} is no setting, allowed: {', '.join(SETTINGS)}"
+        elif value is not None and (told := _in_parts(key, value)):
+            found[key] = f"store_deploy: {key}: {told}"
         elif value is not None and not SETTINGS[key].good(value):
             # It may have a password in the wrong place.
             shown = "wrong" if key == "uyuni" else repr(value)
             found[key] = f"store_deploy: {key} is {shown}, allowed: {SETTINGS[key].allowed}"
     return found
+
+
+def _in_parts(key: str, value: object) -> str:
+    parts = SETTINGS[key].faults
+    return "; ".join(parts(value)) if parts else ""
 
 
 def _mend(opts: dict, key: str) -> str:
@@ -197,6 +210,12 @@ def roles(opts: dict) -> dict | None:
     check(opts, "roles")
     told: dict | None = _settings(opts).get("roles")
     return told
+
+
+def outbox(opts: dict) -> list[receivers.Receiver]:
+    """Return who is told of changes; raise :class:`Refused` if that is wrong."""
+    check(opts, "outbox")
+    return receivers.receivers(_settings(opts).get("outbox") or {})
 
 
 def two_persons(opts: dict) -> list[str]:

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import re
 import ssl
-import stat
 import time
 import xml.parsers.expat
 import xmlrpc.client
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import salt.utils.sdb
-
 from storelib.errors import Refused, StoreDeployError
-from storemaster.master import settings
+from storemaster.master import credentials, settings
 
 TIMEOUT_S = 30
 """How long Uyuni may take for one answer."""
@@ -154,28 +149,10 @@ def session(opts: dict) -> Iterator[Session]:
     Raises :class:`Refused` if they say nothing.
     """
     told = settings.uyuni(opts)
-    opened = Session(told["url"], told["user"], _password(opts, told), told.get("ca_file"))
+    where = "store_deploy:uyuni"
+    password = credentials.read(opts, told, "password", "the password for Uyuni", where)
+    opened = Session(told["url"], told["user"], password, told.get("ca_file"))
     try:
         yield opened
     finally:
         opened.close()
-
-
-def _password(opts: dict, told: Mapping[str, str]) -> str:
-    """Read it from a file that nobody else reads, or from where Salt's sdb has it."""
-    if uri := told.get("password"):
-        password = salt.utils.sdb.sdb_get(uri, opts)
-        if not isinstance(password, str) or password == uri:
-            raise Refused(f"{uri} has no password", "correct store_deploy:uyuni:password")
-        return password
-    path = Path(told["password_file"])
-    try:
-        with path.open() as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise Refused(f"others may read {path}", f"chmod 600 {path}")
-            return file.read().rstrip("\n")
-    except OSError as err:
-        raise Refused(
-            f"the password for Uyuni cannot be read: {err}",
-            f"write it into {path}, owned by {opts.get('user', 'the master')}, mode 0600",
-        ) from err

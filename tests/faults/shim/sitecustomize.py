@@ -59,7 +59,7 @@ def step_context(module):
 
 
 def ledger(module):
-    save, writing = module.Ledger.save, module.Ledger._writing
+    save, writing = module.Ledger.save, module.Ledger.writing
 
     @functools.wraps(save)
     def told_save(self, record, change=None, **how):
@@ -83,7 +83,7 @@ def ledger(module):
             if getattr(here, "uncommitted", None):
                 tell(point="between", act="record", **here.uncommitted)
 
-    module.Ledger.save, module.Ledger._writing = told_save, told_writing
+    module.Ledger.save, module.Ledger.writing = told_save, told_writing
 
 
 def salt_master(module):

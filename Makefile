@@ -15,7 +15,7 @@ on_machine = dir=$$(mktemp -d /var/tmp/store-deploy.XXXXXX); trap 'rm -rf "$$dir
 	venv=$(call venv,$(SALT)); tests/lab/machine "$$dir" env PATH="$$venv/bin:$$PATH" $(1)
 scripts = $$(git grep --files-with-matches '^\#!.*sh$$' -- .ci kiwi packaging tests/lab)
 
-.PHONY: help demo test long quick quick/style quick/unit quick/hypervisor quick/master quick/others lint types descriptions unit functional \
+.PHONY: help demo page test long quick quick/style quick/unit quick/hypervisor quick/master quick/others lint types descriptions unit functional \
 	integration packaging matrix faults night e2e hypervisor xen uyuni bench bench-scale image diagram lab-up lab-down clean packages \
 	install uninstall rpm deb
 
@@ -25,6 +25,10 @@ help:  ## list the targets
 
 demo: packages  ## deploy store 0815 into a real guest, and show how
 	@tests/lab/demo
+
+PORT ?= 8000
+page: packages  ## the page, with a few stores to try it on, at http://127.0.0.1:8000/app (PORT)
+	@tests/lab/page $(PORT)
 
 test: lint types descriptions  ## unit, functional, packaging, integration on 3008, most on 3006, some on 3006.8, the real guest
 	+@$(call timed,--jobs=$(SIDE_BY_SIDE) $(parts))

@@ -186,7 +186,7 @@ def status(store):
 
 
 @verb.verb
-def list_(state=None, group=None):
+def list_(state=None, group=None, since=None):
     """
     List the deployments.
 
@@ -196,6 +196,9 @@ def list_(state=None, group=None):
         Only those in this state.
     group
         Only those of this ``group``, as their pillar was when they were last deployed.
+    since
+        Only those that have changed since this revision: for who asks again and again. The answer
+        is the next ``revision``, the ``stores``, and whether they are ``all``; begin with 0.
 
     CLI Example:
 
@@ -206,11 +209,32 @@ def list_(state=None, group=None):
     if state is not None and state not in lifecycle.STATES:
         raise Refused(f"{state!r} is no state", f"allowed: {', '.join(lifecycle.STATES)}")
     verb.group(group=group)
+    verb.number(since=since)
     with operator_requests.open_ledger(__opts__) as ledger:
-        lines = roles.seen(__opts__, ledger.lines(state, group))
+        revision = ledger.revision()
+        # One from a backup begins anew.
+        whole = not since or since > revision
+        lines = roles.seen(__opts__, ledger.lines(state, group, -1 if whole else since))
+    if since is not None:
+        rows = [views.row(line, time.time()) for line in lines]
+        return {"revision": revision, "all": whole, "stores": rows}
     if verb.read_by_people(__opts__):
         return tables.table(lines, time.time())
     return [views.row(line, time.time()) for line in lines]
+
+
+@verb.verb
+def whoami():
+    """
+    Say who calls, and what they may do: role, verbs, and of which stores.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploy.whoami
+    """
+    return roles.whoami(__opts__)
 
 
 @verb.verb
@@ -300,7 +324,8 @@ def explain(store):
     """
     with operator_requests.open_ledger(__opts__) as ledger:
         record = operator_requests.found(ledger, store)
-        return views.explain(record, time.time(), ledger, roles.may(__opts__))
+        people = verb.read_by_people(__opts__)
+        return views.explain(record, time.time(), ledger, roles.may(__opts__), people)
 
 
 @verb.verb

@@ -7,30 +7,21 @@ Each line of the page is run, in its order, as the page has it; only the certifi
 """
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 from types import SimpleNamespace
 
+import api_site
 import pytest
-import salt.utils.yaml
 import store_site
+from api_site import CLIENT, HOST, PAGE, PASSWORD, URL
 
 from storemaster.master import roles
 
-HOST = "deploy.example.com"
-URL = f"https://{HOST}"
-PASSWORD = "correct horse"
 STORE, HYPERVISOR = "0417", "hv-0417"
-PAGE = store_site.CHECKOUT / "docs/api.md"
-USERS = {"olga": "store-owners", "otto": "store-operators", "vera": "store-viewers", "zoe": ""}
-CLIENT = pathlib.Path("/srv/client")
-NGINX = pathlib.Path("/srv/nginx")
 
 
 def lines():
@@ -40,88 +31,16 @@ def lines():
     return text.splitlines()
 
 
-def private(path):
-    """Have a file of the machine of one's own, which others' programs read at its usual path."""
-    copy = pathlib.Path("/srv") / pathlib.Path(path).name
-    shutil.copy2(path, copy)
-    store_site.run("mount", "--bind", copy, path)
-
-
-def add_users():
-    """Add users with a password, and their groups."""
-    for path in ("/etc/passwd", "/etc/group", "/etc/shadow"):
-        private(path)
-    hashed = store_site.run("openssl", "passwd", "-6", PASSWORD).strip()
-    groups = [group for group in USERS.values() if group]
-    with open("/etc/group", "a") as file:
-        for number, group in enumerate(groups):
-            members = [user for user, own in USERS.items() if own == group]
-            file.write(f"{group}:x:{7100 + number}:{','.join(members)}\n")
-    with open("/etc/passwd", "a") as passwd, open("/etc/shadow", "a") as shadow:
-        for number, user in enumerate(USERS):
-            passwd.write(f"{user}:x:{7000 + number}:100::/srv:/bin/false\n")
-            shadow.write(f"{user}:{hashed}:20000:0:99999:7:::\n")
-
-
-def shipped():
-    """Return the shipped configuration without its hashes, as the page has them taken away."""
-    command = re.search(r"(?m)^ +(sed .*?) >/etc/salt/master\.d/70-api\.conf$", PAGE.read_text())[1]
-    command = command.replace("/usr/share/store-deploy", str(store_site.CHECKOUT))
-    return salt.utils.yaml.safe_load(store_site.run("sh", "-c", command))
-
-
-def start_nginx():
-    """Start nginx with the shipped server and a certificate of the lab's."""
-    (NGINX / "conf.d").mkdir(parents=True)
-    made = ["-keyout", NGINX / "key.pem", "-out", NGINX / "cert.pem", "-subj", f"/CN={HOST}"]
-    alternative = ["-addext", f"subjectAltName=DNS:{HOST}"]
-    store_site.run(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-        *made,
-        *alternative,
-    )
-    text = (store_site.CHECKOUT / "docs/nginx-store-deploy.conf").read_text()
-    for name, own in (
-        ("certs/deploy.example.com.pem", "cert.pem"),
-        ("private/deploy.example.com.key", "key.pem"),
-    ):
-        assert f"/etc/ssl/{name};" in text
-        text = text.replace(f"/etc/ssl/{name}", str(NGINX / own))
-    (NGINX / "conf.d/store-deploy.conf").write_text(text)
-    (NGINX / "nginx.conf").write_text(
-        f"user root;\npid {NGINX}/pid;\nerror_log {NGINX}/error.log;\ndaemon off;\n"
-        f"events {{}}\nhttp {{ access_log {NGINX}/access.log; include {NGINX}/conf.d/*.conf; }}\n"
-    )
-    return subprocess.Popen(["nginx", "-c", NGINX / "nginx.conf"], start_new_session=True)
-
-
 @pytest.fixture(scope="module")
 def api(site):
     """The API, reached as a client on another machine would reach it."""
-    add_users()
-    CLIENT.mkdir()
     # As docs/stores.md has it: where a list's stores are.
     shutil.copytree(store_site.CHECKOUT / "pillar/stores", store_site.PILLAR / "stores")
-    site.master.kill()
-    # Salt's helper for PAM would be run by the distribution's Python, which has no Salt here.
-    python = CLIENT / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    site.master.start(**shipped(), **{"auth.pam.python": str(python)})
-    salt_api = store_site.Daemon("salt-api")
-    salt_api.start()
-    nginx = start_nginx()
-    (CLIENT / ".curlrc").write_text(
-        f'cacert = "{NGINX}/cert.pem"\nresolve = "{HOST}:443:127.0.0.1"\n'
-    )
-    asked = f"curl -sS --fail --output /dev/null {URL}"
-    store_site.until(lambda: shell(asked).returncode == 0, 60, "salt-api answers")
-    yield site
-    os.killpg(nginx.pid, signal.SIGTERM)
-    nginx.wait()
-    salt_api.kill()
-    site.master.kill()
-    site.master.start()
+    with api_site.serving(site):
+        (CLIENT / ".curlrc").write_text(
+            f'cacert = "{api_site.NGINX}/cert.pem"\nresolve = "{HOST}:443:127.0.0.1"\n'
+        )
+        yield site
 
 
 class Answer:

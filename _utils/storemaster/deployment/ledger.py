@@ -168,18 +168,28 @@ class Ledger:
         )
         return [store for _, store in rows]
 
-    def lines(self, state: str | None = None, group: str | None = None) -> list[Line]:
-        """Return what a list has of each deployment, or of those in a state or group, by store."""
+    def lines(
+        self, state: str | None = None, group: str | None = None, since: int = -1
+    ) -> list[Line]:
+        """
+        Return what a list has of each deployment, or of those in a state or group, by store.
+
+        since
+            Only those that were written after this :meth:`revision`.
+        """
         of_group = "json_extract(record, '$.spec.group')"
         told = ", ".join(f"json_extract(record, '$.{each}')" for each in ("reason", "failed_in"))
         rows = self.read(
             f"SELECT store, generation, state, since, hypervisor, minion_id, {told}, {of_group} "
             "FROM deployments WHERE (?1 IS NULL OR state = ?1) "
-            f"AND (?2 IS NULL OR {of_group} = ?2) ORDER BY store",
-            state,
-            group,
+            f"AND (?2 IS NULL OR {of_group} = ?2) AND changed > ?3 ORDER BY store",
+            *(state, group, since),
         )
         return [Line(*row) for row in rows]
+
+    def revision(self) -> int:
+        """Return a number that grows with each record that is written."""
+        return int(self.read("SELECT coalesce(max(changed), 0) FROM deployments")[0][0])
 
     def stores(self) -> list[str]:
         """Return the stores that have a record."""
@@ -277,7 +287,8 @@ class Ledger:
                 raise Conflict(f"{record.store}: no slot is free")
             saved = dataclasses.replace(record, revision=record.revision + 1)
             db.execute(
-                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO deployments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                "(SELECT coalesce(max(changed), 0) + 1 FROM deployments))",
                 (
                     saved.store,
                     saved.generation,

@@ -65,5 +65,9 @@ CREATE TABLE notices (
     aside INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (receiver, change)) WITHOUT ROWID;
 CREATE INDEX notices_store ON notices (receiver, store, change)
 """,
+    """
+ALTER TABLE deployments ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX deployments_changed ON deployments (changed)
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""

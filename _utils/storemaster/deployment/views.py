@@ -116,13 +116,19 @@ def anything(verb: str) -> bool:
 
 
 def explain(
-    this: Record, now: float, ledger: Ledger, may: Callable[[str], bool] = anything
+    this: Record,
+    now: float,
+    ledger: Ledger,
+    may: Callable[[str], bool] = anything,
+    people: bool = False,
 ) -> dict[str, Any]:
     """
     Say why a deployment is where it is, and what comes next.
 
     may
         Says whether who asks may say a verb: what is offered.
+    people
+        Whether it is people who read it, who need no data beside the sentences.
     """
     state = lifecycle.STATES[this.state]
     told: dict[str, Any] = {
@@ -145,10 +151,16 @@ def explain(
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
     offered_verbs = verbs.offered(this, ledger)
-    told["you_can"] = _you_can(
-        this, {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
-    )
+    theirs = {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
+    told["you_can"] = _you_can(this, theirs)
+    if not people:
+        told["verbs"] = list(theirs)
     if waiting := ledger.requests(this, now):
+        if not people:
+            told["requests"] = [
+                {"id": each.id, "words": each.words, "who": each.who, "until": when(each.until)}
+                for each in waiting
+            ]
         told["waits_for_another_person"] = [
             f"{each.words}, asked for by {each.who}: "
             f"salt-run deploy.approve {this.store} {each.id}, until {when(each.until)}"

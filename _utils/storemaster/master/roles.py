@@ -26,7 +26,7 @@ from storemaster.master import settings
 ROLES = VIEWER, OPERATOR, OWNER = settings.ROLES
 
 VERBS = {
-    VIEWER: ("explain", "history", "list", "plan", "status", "watch"),
+    VIEWER: ("explain", "history", "list", "plan", "status", "watch", "whoami"),
     OPERATOR: ("approve", "cancel", "hold", "note", "release", "retry", "rollback", "store"),
     OWNER: ("adopt", "doctor", "export", "import", "outbox", "prune", "retire"),
 }
@@ -35,8 +35,8 @@ VERBS = {
 GROUP = "%"
 """What the name of a group ends with in the settings, as in Salt's ``external_auth``."""
 
-OF_ALL = ("list",)
-"""Verbs that show of all stores those that somebody may see."""
+OF_ALL = ("list", "whoami")
+"""Verbs that show of all stores those that somebody may see, or none."""
 
 PATHS = ("file", "folder")
 """Arguments that are files of the master's: nobody who logs in names one."""
@@ -176,3 +176,19 @@ def may(opts: dict) -> Callable[[str], bool]:
     """Return what says whether who calls may say a verb."""
     own = rights(opts)
     return own.may if own else views.anything
+
+
+def whoami(opts: dict) -> dict[str, Any]:
+    """Say who calls, and what they may do."""
+    own, actor = rights(opts), acting()
+    verbs = sorted(verb for named in VERBS.values() for verb in named)
+    told: dict[str, Any] = {"user": actor.who, "way": actor.way}
+    if own is None:
+        return {**told, "role": OWNER, "verbs": verbs, "groups": None, "stores": None}
+    return {
+        **told,
+        "role": own.role,
+        "verbs": [verb for verb in verbs if own.may(verb)],
+        "groups": list(own.groups) if own.groups is not None else None,
+        "stores": own.stores.pattern if own.stores else None,
+    }

@@ -51,11 +51,10 @@ def start(interval=1.0):
         Seconds between two looks at the ledger.
     """
     try:
-        named = settings.outbox(__opts__)
+        settings.check(__opts__, "outbox")
     except Refused as err:
         log.error("%s; %s", err.reason, err.hint)
-        named = []
-    for receiver in named:
+    for receiver in settings.usable_receivers(__opts__):
         threading.Thread(
             target=_tell, args=(__opts__, receiver, interval), name=receiver.name, daemon=True
         ).start()

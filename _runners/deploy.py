@@ -21,6 +21,7 @@ from storemaster.deployment import lifecycle, requests, tables, views
 from storemaster.deployment.store_list.rows import Faulty
 from storemaster.master import doctor as master_doctor
 from storemaster.master import (
+    listing,
     operator_requests,
     planning,
     pump,
@@ -198,7 +199,8 @@ def list_(state=None, group=None, since=None):
         Only those of this ``group``, as their pillar was when they were last deployed.
     since
         Only those that have changed since this revision: for who asks again and again. The answer
-        is the next ``revision``, the ``stores``, and whether they are ``all``; begin with 0.
+        is the next ``revision``, the ``stores``, whether there are ``more`` to be asked for at
+        once, and whether what was known before is void (``anew``); begin with 0.
 
     CLI Example:
 
@@ -211,13 +213,9 @@ def list_(state=None, group=None, since=None):
     verb.group(group=group)
     verb.number(since=since)
     with operator_requests.open_ledger(__opts__) as ledger:
-        revision = ledger.revision()
-        # One from a backup begins anew.
-        whole = not since or since > revision
-        lines = roles.seen(__opts__, ledger.lines(state, group, -1 if whole else since))
-    if since is not None:
-        rows = [views.row(line, time.time()) for line in lines]
-        return {"revision": revision, "all": whole, "stores": rows}
+        if since is not None:
+            return listing.changed(__opts__, ledger, since, state, group)
+        lines = roles.seen(__opts__, ledger.lines(state, group))
     if verb.read_by_people(__opts__):
         return tables.table(lines, time.time())
     return [views.row(line, time.time()) for line in lines]

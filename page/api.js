@@ -62,31 +62,28 @@ export async function logIn(username, password, eauth) {
   token = told.token;
 }
 
-/** Log out, if the master is there to be told. */
-export async function logOut() {
-  await send("/logout", {}).catch(() => {});
+/** Log out; whether the master is there to be told is not waited for. */
+export function logOut() {
+  send("/logout", {}, { keepalive: true }).catch(() => {});
   token = "";
-}
-
-/** Whether somebody has logged in. */
-export function known() {
-  return token !== "";
 }
 
 /** Say verbs, [name, arguments] each, in one request; return their answers. */
 export async function say(...verbs) {
   if (!token) throw new Expired();
   const low = verbs.map(([verb, kwarg]) => ({ client: "runner", fun: `deploy.${verb}`, kwarg }));
+  const shown = token;
   const answer = await send("/", low);
   if (answer.status === 401) {
-    token = "";
+    // Somebody may have logged in anew meanwhile.
+    if (token === shown) token = "";
     throw new Expired();
   }
   if (!answer.ok) throw new Lost(`HTTP ${answer.status}`);
   const told = await data(answer);
   for (const one of told) {
-    // What Salt itself has to say of a call is a text.
-    if (typeof one === "string") throw new Lost(one);
+    // What Salt itself has to say of a call is no data.
+    if (typeof one !== "object" || one === null) throw new Lost(String(one).split("\n")[0]);
   }
   return told;
 }
@@ -98,33 +95,31 @@ export async function act(verb, kwarg) {
   return told;
 }
 
-/** Hear the bus, where one may: `heard` is called for each change of a deployment. */
+/**
+ * Hear the bus, where one may: `heard` is called for each change of a deployment.
+ *
+ * Return whether it was heard, when that is over.
+ */
 export async function listen(heard) {
-  let answer;
+  const headers = { Accept: "text/event-stream", "X-Auth-Token": token };
+  let open = false;
   try {
-    answer = await fetch("/events", {
-      credentials: "omit",
-      cache: "no-store",
-      headers: { Accept: "text/event-stream", "X-Auth-Token": token },
-    });
-  } catch {
-    return;
-  }
-  if (!answer.ok || !(answer.headers.get("Content-Type") || "").includes("event-stream")) {
-    await answer.body?.cancel();
-    return;
-  }
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
+    const answer = await fetch("/events", { credentials: "omit", cache: "no-store", headers });
+    open = answer.ok && (answer.headers.get("Content-Type") || "").includes("event-stream");
+    if (!open) {
+      await answer.body?.cancel();
+      return false;
+    }
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) return;
+      if (done) return true;
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       if (lines.some((line) => /^tag: store\/[^/]+\/deploy\//.test(line))) heard();
     }
   } catch {
-    // Polling goes on.
+    return open;
   }
 }

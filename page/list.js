@@ -9,12 +9,15 @@ import { lasting, word } from "./words.js";
 // The view that is left keeps what was looked for.
 const wanted = { text: "", state: "", group: "" };
 
+const BY_NAME = new Intl.Collator("en", { numeric: true });
+
 export class List {
   #lines = new Map();
   #counts = el("div", { class: "counts", role: "group" });
   #groups = el("select", { name: "group" });
   #body = el("div", { role: "rowgroup" });
-  #shown = el("p", { class: "shown" });
+  #shown = el("p", { class: "shown", role: "status" });
+  #told = "";
 
   constructor(page) {
     this.page = page;
@@ -72,7 +75,7 @@ export class List {
       this.#lines.delete(name);
     }
     if (more) {
-      const sorted = [...this.#lines.keys()].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
+      const sorted = [...this.#lines.keys()].sort(BY_NAME.compare);
       fill(this.#body, sorted.map((name) => this.#lines.get(name).element));
     }
     this.#choices();
@@ -103,6 +106,7 @@ export class List {
     line.hypervisor.textContent = row.hypervisor;
     line.reason.textContent = row.reason;
     line.reason.title = row.reason;
+    line.reason.lang = "en";
     line.text = `${row.store} ${row.state} ${row.hypervisor} ${row.minion_id} ${row.reason}`.toLowerCase();
     this.#since(line, row);
   }
@@ -120,6 +124,19 @@ export class List {
       states.set(row.state, (states.get(row.state) ?? 0) + 1);
       if (row.group) groups.add(row.group);
     }
+    // What somebody is about to press stays in its place.
+    const told = JSON.stringify([wanted.state, [...states].sort()]);
+    if (told !== this.#told) this.#chips(states);
+    this.#told = told;
+    const known = ["", ...[...groups].sort()];
+    if (!known.includes(wanted.group)) wanted.group = "";
+    if (known.join("\n") !== [...this.#groups.options].map((option) => option.value).join("\n") || !this.#groups.options.length) {
+      fill(this.#groups, known.map((group) => el("option", { value: group }, group || word("all"))));
+    }
+    this.#groups.value = wanted.group;
+  }
+
+  #chips(states) {
     const focused = this.#counts.contains(document.activeElement) ? document.activeElement.dataset.state : null;
     const choice = (state, text) => el("button", {
       type: "button", class: "count", "aria-pressed": String(wanted.state === state), "data-state": state,
@@ -134,11 +151,6 @@ export class List {
       [...states].sort(([one], [other]) => one.localeCompare(other)).map(([state, count]) => choice(state, `${state} ${count}`)),
     );
     if (focused !== null) this.#counts.querySelector(`[data-state="${focused}"]`)?.focus();
-    const known = ["", ...[...groups].sort()];
-    if (known.join("\n") !== [...this.#groups.options].map((option) => option.value).join("\n")) {
-      fill(this.#groups, known.map((group) => el("option", { value: group }, group || word("all"))));
-      this.#groups.value = wanted.group;
-    }
   }
 
   #filter() {
@@ -153,7 +165,7 @@ export class List {
       shown += fits;
     }
     const count = this.#lines.size;
-    const told = count && shown ? word("shown", { shown, count }) : word(count ? "no_match" : "none");
+    const told = count && shown ? word("shown", { shown, count }) : this.page.known ? word(count ? "no_match" : "none") : "";
     if (this.#shown.textContent !== told) this.#shown.textContent = told;
   }
 }

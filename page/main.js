@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The page: who is logged in, what is known of all stores, which view is shown.
 
-import { Expired, Lost, Refused, act, known, listen, logIn, logOut, say } from "./api.js";
+import { Expired, Lost, Refused, act, listen, logIn, logOut, say } from "./api.js";
 import { by, fill } from "./dom.js";
 import { List } from "./list.js";
 import { Store } from "./store.js";
-import { change, clock, spoken, word } from "./words.js";
+import { change, clock, keep, kept, spoken, word } from "./words.js";
 
 const POLL_MS = 5000;
 const OLD_MS = 15_000;
@@ -16,6 +16,7 @@ const KEPT = "store-deploy-eauth";
 const page = {
   rows: new Map(),
   revision: 0,
+  known: false,
   me: { user: "", role: "", verbs: [] },
   may: (verb) => page.me.verbs.includes(verb),
   say: (...verbs) => guarded(() => say(...verbs)),
@@ -29,6 +30,8 @@ let fetched = null;
 let timer = 0;
 let asking = null;
 let polling = null;
+let again = false;
+let hearing = false;
 
 /** Do what needs a log-in; where it is over, ask for it and go on. */
 async function guarded(what) {
@@ -51,26 +54,33 @@ function loggedIn(why) {
     by("login-error").textContent = "";
     form.password.value = "";
     form.username.value ||= page.me.user;
-    form.eauth.value = localStorage.getItem(KEPT) || form.eauth.options[0].value;
+    const eauth = kept(KEPT);
+    if ([...form.eauth.options].some((option) => option.value === eauth)) form.eauth.value = eauth;
     dialog.oncancel = (event) => event.preventDefault();
+    // A browser lets nobody be kept in a dialog for ever.
+    dialog.onclose = () => { if (asking) dialog.showModal(); };
     form.onsubmit = async (event) => {
       event.preventDefault();
       const error = by("login-error");
       error.textContent = "";
+      let entered = false;
       try {
         await logIn(form.username.value, form.password.value, form.eauth.value);
+        entered = true;
+        await same();
       } catch (caught) {
-        if (caught instanceof Expired) error.textContent = word("wrong_login");
-        else if (caught instanceof Refused) error.textContent = word("too_many");
+        if (caught instanceof Expired) error.textContent = word(entered ? "no_role" : "wrong_login");
+        else if (caught instanceof Refused) error.textContent = caught.hint ? `${word("no_role")} ${caught.message}; ${caught.hint}` : word("too_many");
         else error.textContent = word("lost", { why: caught.message });
         form.password.select();
         return;
       }
       form.password.value = "";
-      localStorage.setItem(KEPT, form.eauth.value);
-      dialog.close();
+      keep(KEPT, form.eauth.value);
       asking = null;
+      dialog.close();
       resolve();
+      hear();
     };
     dialog.showModal();
     (form.username.value ? form.password : form.username).focus();
@@ -78,25 +88,30 @@ function loggedIn(why) {
   return asking;
 }
 
-/** Learn who has logged in, and hear the bus if that is allowed. */
-async function begin() {
-  [page.me] = await page.say(["whoami", {}]);
-  if (page.me.error) {
-    by("main").textContent = `${word("no_role")} ${page.me.error}; ${page.me.hint}`;
-    page.me = { user: "", role: "", verbs: [] };
-    return;
+/** Learn who has logged in. Nobody goes on with what another one began. */
+async function same() {
+  const me = await act("whoami", {});
+  if (page.me.user && me.user !== page.me.user) {
+    location.reload();
+    await new Promise(() => {});
   }
-  by("who").textContent = `${page.me.user} (${page.me.role})`;
+  page.me = me;
+  by("who").textContent = `${me.user} (${me.role})`;
   by("logout").hidden = false;
-  page.rows.clear();
-  page.revision = 0;
-  await poll();
-  listen(() => poll());
 }
 
-/** Take what has changed since the last time; one at a time, however many ask. */
+/** Hear the bus for as long as that is allowed. */
+async function hear() {
+  if (hearing) return;
+  hearing = true;
+  while (await listen(poll)) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  hearing = false;
+}
+
+/** Take what has changed since the last time; one at a time, and once more if somebody asked meanwhile. */
 function poll() {
   clearTimeout(timer);
+  if (polling) again = true;
   polling ??= polled().finally(() => {
     polling = null;
     timer = setTimeout(poll, POLL_MS);
@@ -105,24 +120,34 @@ function poll() {
 }
 
 async function polled() {
-  if (!known() && fetched === null) return;
-  try {
-    const [told] = await page.say(["list", { since: page.revision }]);
-    if (told.error) throw new Lost(told.error);
-    const now = Date.now();
-    if (told.all) page.rows.clear();
-    for (const row of told.stores) {
-      page.rows.set(row.store, { ...row, since: now - 1000 * row.for_s });
+  do {
+    again = false;
+    try {
+      const [told] = await page.say(["list", { since: page.revision }]);
+      if (told.error || !Array.isArray(told.stores)) throw new Lost(told.error ?? "");
+      const now = Date.now();
+      if (told.anew) page.rows.clear();
+      again ||= told.more;
+      for (const row of told.stores) {
+        page.rows.set(row.store, { ...row, since: now - 1000 * row.for_s });
+      }
+      page.revision = told.revision;
+      page.known = true;
+      await view?.update(told.anew ? null : new Set(told.stores.map((row) => row.store)));
+      fetched = now;
+      by("lost").hidden = true;
+    } catch (error) {
+      lost(error);
     }
-    page.revision = told.revision;
-    fetched = now;
-    by("lost").hidden = true;
-    await view?.update(new Set(told.stores.map((row) => row.store)));
-  } catch (error) {
-    by("lost").textContent = word("lost", { why: error.message });
-    by("lost").hidden = false;
-  }
-  fresh();
+    fresh();
+  } while (again);
+}
+
+function lost(error) {
+  const told = word("lost", { why: error.message });
+  // It is an alert: said once, not at each try.
+  if (by("lost").hidden || by("lost").textContent !== told) by("lost").textContent = told;
+  by("lost").hidden = false;
 }
 
 /** Say how old is what is shown. */
@@ -138,11 +163,9 @@ function route() {
   const [, name, told] = location.hash.split("/");
   const store = name === "store" && told ? decoded(told) : "";
   view = store ? new Store(page, store) : new List(page);
+  page.acted = () => view.acted?.();
   fill(by("main"), view.element);
-  view.update(null)?.catch((error) => {
-    by("lost").textContent = word("lost", { why: error.message });
-    by("lost").hidden = false;
-  });
+  Promise.resolve(view.update(null)).catch(lost);
   document.title = store ? `${store}: store-deploy` : "store-deploy";
 }
 
@@ -166,15 +189,24 @@ function speak() {
 }
 
 by("language").onclick = () => {
+  const typed = document.querySelector(".note input")?.value ?? "";
   change();
   speak();
   route();
+  const note = document.querySelector(".note input");
+  if (note) note.value = typed;
 };
-by("logout").onclick = async () => {
-  await logOut();
+by("skip").onclick = (event) => {
+  // The address names the view.
+  event.preventDefault();
+  by("main").focus();
+};
+by("logout").onclick = () => {
+  logOut();
   location.reload();
 };
 window.addEventListener("hashchange", () => {
+  page.tell("");
   route();
   by("main").focus();
 });
@@ -188,5 +220,5 @@ setInterval(() => {
 
 speak();
 await loggedIn("");
-await begin();
+await poll();
 route();

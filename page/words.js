@@ -14,6 +14,9 @@ const WORDS = {
     too_many: "Too many tries. Wait a minute.",
     expired: "Your session is over. Log in again; nothing that you typed is lost.",
     lost: "The master does not answer ({why}). What you see is old. It is tried again by itself.",
+    perhaps: "No answer came ({why}). It may have been done: see the history before you try again.",
+    changed: "Meanwhile the store is another one than when you asked: it is {state}",
+    look_again: "look at it again",
     no_role: "You are logged in, but may not say any verb.",
     fresh: "as of {time}",
     old: "old: as of {time}",
@@ -67,6 +70,7 @@ const WORDS = {
     would_remove: "Would be removed",
     would_keep: "Would be kept",
     retire_data: "Remove the data disks, too",
+    retire_uyuni: "Delete its profile in Uyuni, too",
     approve: "Agree",
     v_hold: "Hold",
     c_hold: "The deployment rests before its next step, with its deadline stopped. It keeps its slot.",
@@ -96,6 +100,9 @@ const WORDS = {
     too_many: "Zu viele Versuche. Warten Sie eine Minute.",
     expired: "Ihre Sitzung ist zu Ende. Melden Sie sich neu an; nichts Eingegebenes geht verloren.",
     lost: "Der Master antwortet nicht ({why}). Was Sie sehen, ist alt. Es wird von selbst weiter versucht.",
+    perhaps: "Keine Antwort kam ({why}). Vielleicht ist es geschehen: sehen Sie in den Verlauf, bevor Sie es neu versuchen.",
+    changed: "Inzwischen steht es anders um die Filiale als bei Ihrer Frage: sie ist {state}",
+    look_again: "sehen Sie noch einmal hin",
     no_role: "Sie sind angemeldet, dürfen aber nichts.",
     fresh: "Stand {time}",
     old: "veraltet: Stand {time}",
@@ -149,6 +156,7 @@ const WORDS = {
     would_remove: "Würde entfernt",
     would_keep: "Würde bleiben",
     retire_data: "Auch die Datenplatten entfernen",
+    retire_uyuni: "Auch sein Profil in Uyuni löschen",
     approve: "Zustimmen",
     v_hold: "Anhalten",
     c_hold: "Die Ausrollung ruht vor ihrem nächsten Schritt, ihre Frist steht. Ihren Platz behält sie.",
@@ -171,7 +179,25 @@ const WORDS = {
 
 const KEPT = "store-deploy-language";
 
-let language = localStorage.getItem(KEPT);
+/** Return what this browser keeps under a name; one that keeps nothing has no storage. */
+export function kept(name) {
+  try {
+    return localStorage.getItem(name) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** Keep it: nothing but how somebody likes the page. */
+export function keep(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // It is asked for again.
+  }
+}
+
+let language = kept(KEPT);
 if (!(language in WORDS)) language = navigator.language.startsWith("de") ? "de" : "en";
 
 /** The language that is spoken. */
@@ -182,7 +208,7 @@ export function spoken() {
 /** Speak the other language. */
 export function change() {
   language = language === "de" ? "en" : "de";
-  localStorage.setItem(KEPT, language);
+  keep(KEPT, language);
 }
 
 /** Return words of the page's own, with what belongs in their gaps. */

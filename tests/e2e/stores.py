@@ -46,11 +46,14 @@ class Outcome:
     progress: str
 
 
-def until(fact: Callable[[], Any], seconds: float, what: str, pause: float = 0.5) -> Any:
-    """Wait until ``fact`` returns something true, and return that."""
+def until(
+    fact: Callable[[], Any], seconds: float, what: str | Callable[[], str], pause: float = 0.5
+) -> Any:
+    """Wait for a fact and return it; ``what`` it is is a text, or a function that returns one."""
     deadline = time.monotonic() + seconds
     while not (found := fact()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(pause)
     return found
 

@@ -16,6 +16,11 @@ READY = "store_hypervisor-ready-reported"
 BOOT = "store_hypervisor-boot-xen"
 
 KERNEL = "cat /proc/xen/capabilities 2>/dev/null || echo plain Linux"
+SEEN = (
+    "uname -r; cat /proc/cmdline; ls /proc/xen; cat /sys/hypervisor/type "
+    "/sys/hypervisor/properties/features; grub-editenv - list; systemctl --failed --plain; "
+    "journalctl -b -u 'xen*' -u 'proc-xen*' --no-pager | tail -n 20"
+)
 HIDE = "mkdir /root/boot && mv /boot/xen-*.gz /root/boot; sync"
 SHOW = "mv /root/boot/* /boot; sync"
 
@@ -29,7 +34,11 @@ def hypervisor(request):
 
 def runs_under_xen(hypervisor):
     """Await that Xen says so: the minion may answer before /proc/xen is mounted."""
-    until(lambda: hypervisor.sh(KERNEL) == "control_d", BOOT_S, "it runs under Xen", 2)
+
+    def so_far():
+        return f"it runs under Xen: {hypervisor.sh(SEEN)}"
+
+    until(lambda: hypervisor.sh(KERNEL) == "control_d", BOOT_S, so_far, 2)
 
 
 def failed(states):

@@ -25,7 +25,7 @@ from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.outbox import Outbox
 from storemaster.deployment.record import Record
 from storemaster.master import settings
-from storemaster.master.outbox import connecting, office, sending, webhook
+from storemaster.master.outbox import connecting, mail, office, sending, webhook
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -113,7 +113,8 @@ def web():
 @pytest.fixture
 def short(monkeypatch):
     """A time limit that a test can wait for."""
-    monkeypatch.setattr(connecting, "TIMEOUT_S", 1.0)
+    for module in (connecting, mail):
+        monkeypatch.setattr(module, "TIMEOUT_S", 1.0)
 
 
 # Webhooks
@@ -181,18 +182,20 @@ def test_what_was_not_taken_is_told_again_with_the_same_key(site, web):
     assert site.fault() == ""
 
 
-def test_a_notice_that_is_refused_holds_up_no_other_store(site, web):
-    web.answer = lambda headers, body: 400 if b"0815" in body else 200
+def test_a_notice_that_is_refused_holds_up_its_own_store_only(site, web):
+    web.answer = lambda headers, body: 422 if b"0815" in body else 200
     site.webhook(web.url)
-    site.change("0815")
-    site.change("0816")
-    site.deliver()
-    with Ledger(settings.ledger_path(site.opts)) as ledger, ledger.writing() as db:
-        db.execute("UPDATE receivers SET due = 0")
-    assert site.deliver() == 1
-    assert [each["store"] for each in web.taken()] == ["0816"]
-    assert [each["store"] for each in site.waiting()] == ["0815"]
-    assert site.waiting()[0]["fault"].endswith("it answers 400 Bad Request")
+    for store in ("0815", "0816"):
+        site.change(store, "rebooting")
+        site.change(store, "failed")
+    assert site.deliver() == 2
+    assert [(each["store"], each["state"]) for each in web.taken()] == [
+        ("0816", "rebooting"),
+        ("0816", "failed"),
+    ]
+    assert [each["store"] for each in site.waiting()] == ["0815", "0815"]
+    assert site.waiting()[0]["fault"].endswith("it answers 422 Unprocessable Entity")
+    assert site.waiting()[1]["tries"] == 0
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -389,6 +392,26 @@ def test_a_ca_that_is_not_there_is_told(site, tls):
     assert "the CA cannot be read from /nowhere/ca.crt" in site.fault()
 
 
+def test_a_secret_of_somebody_elses_is_not_used(site, web):
+    site.webhook(web.url)
+    os.chown(site.folder / "secret", 65534, 65534)
+    site.change()
+    assert site.deliver() == 0
+    assert site.fault().startswith(f"{site.folder}/secret is somebody else's; chown root")
+
+
+def test_what_a_server_repeats_of_a_secret_url_is_told_to_nobody(site, caplog):
+    def echo(connection):
+        connection.sendall(connection.recv(65536).partition(b"\r\n")[0] + b"\r\n\r\n")
+
+    with raw(echo) as port:
+        site.receiver(chat_file=site.file("room", f"http://127.0.0.1:{port}/T0/hunter2"))
+        site.change()
+        assert site.deliver() == 0
+    assert "it does not speak HTTP" in site.fault()
+    assert "hunter2" not in site.fault() + caplog.text
+
+
 # Mail
 
 
@@ -409,13 +432,13 @@ def test_a_change_is_a_mail(site):
         site.receiver(**mail_settings(server))
         site.change(reason="the guest does not call\nsince 10:00", who="alice")
         assert site.deliver() == 1
-        ((addresses, mail),) = parsed(server)
+        ((addresses, told),) = parsed(server)
     assert addresses == ["ops@example.com"]
-    assert mail["subject"] == "store 0815: failed"
-    assert mail["from"] == "salt@example.com"
-    assert mail["auto-submitted"] == "auto-generated"
-    assert mail["message-id"].endswith("@example.com>")
-    lines = mail.get_content().splitlines()
+    assert told["subject"] == "store 0815: failed"
+    assert told["from"] == "salt@example.com"
+    assert told["auto-submitted"] == "auto-generated"
+    assert told["message-id"].endswith("@example.com>")
+    lines = told.get_content().splitlines()
     assert lines[0].endswith(
         "store 0815: failed (was booting) by alice: the guest does not call since 10:00"
     )
@@ -441,16 +464,16 @@ def test_a_mass_failure_is_a_digest_a_minute(site):
 
 
 def test_who_asked_for_the_deployment_is_told_its_end(site):
-    told = {"mail": [], "addresses": {"alice": "alice@example.com"}, "states": ["deployed"]}
+    alice = {"mail": [], "addresses": {"alice": "alice@example.com"}, "states": ["deployed"]}
     with Mail() as server:
-        site.receiver(**mail_settings(server, **told))
+        site.receiver(**mail_settings(server, **alice))
         site.change("0815", "rebooting", who="alice")
         site.change("0815", "deployed")
         site.change("0816", "deployed", who="bob")
         assert site.deliver() == 1
-        ((addresses, mail),) = parsed(server)
+        ((addresses, told),) = parsed(server)
     assert addresses == ["alice@example.com"]
-    assert mail["subject"] == "store 0815: deployed"
+    assert told["subject"] == "store 0815: deployed"
 
 
 def test_by_starttls_with_a_log_in(site, tls):
@@ -518,6 +541,63 @@ def test_a_mail_that_all_refuse_is_tried_again(site):
         assert site.deliver() == 1
 
 
+def test_an_address_that_is_refused_starves_nobody_elses_mail(site):
+    people = {"bob": "bob@example.com", "zoe": "zoe@example.com"}
+    with Mail() as server:
+        server.refuses = {"bob@example.com": "550 no such user"}
+        site.receiver(**mail_settings(server, mail=[], addresses=people))
+        site.change("0815", who="bob")
+        site.change("0816", who="zoe")
+        assert site.deliver() == 1
+        assert [addresses for addresses, _ in server.mails] == [["zoe@example.com"]]
+    assert [each["store"] for each in site.waiting()] == ["0815"]
+
+
+def test_who_has_no_address_any_more_is_not_waited_for(site):
+    people = {"bob": "bob@example.com", "zoe": "zoe@example.com"}
+    with Mail() as server:
+        server.refuses = {"bob@example.com": "450 later"}
+        site.receiver(**mail_settings(server, mail=[], addresses=people))
+        site.change("0815", who="bob")
+        assert site.deliver() == 0
+        del people["bob"]
+        site.receiver(**mail_settings(server, mail=[], addresses=people))
+        site.hurry()
+        assert site.deliver() == 0
+    assert site.waiting() == []
+
+
+def test_a_mail_is_the_same_at_each_try_and_what_came_later_is_another_one(site):
+    with Mail() as server:
+        site.receiver(**mail_settings(server))
+        site.change("0815")
+        site.change("0816")
+        # Taken, but the answer was lost.
+        server.refuses = {"ops@example.com": "450 later"}
+        site.deliver()
+        with Ledger(settings.ledger_path(site.opts)) as ledger:
+            first = Outbox(ledger, "it").due(time.time() + 5)
+        site.change("0817")
+        server.refuses = {}
+        with Ledger(settings.ledger_path(site.opts)) as ledger, ledger.writing() as db:
+            db.execute("UPDATE notices SET due = ? WHERE due > 0", (time.time(),))
+        assert site.deliver() == 3
+        ids = [told["message-id"] for _, told in parsed(server)]
+    expected = mail.message(site.receiver_, first)["message-id"]
+    assert sorted(each == expected for each in ids) == [False, True]
+
+
+def test_a_password_that_cannot_be_sent_is_told_and_not_shown(site):
+    password = site.file("password", "h\u00e4nter2")
+    with Mail() as server:
+        log_in = {"user": "salt", "password_file": password, "tls": "starttls"}
+        site.receiver(**mail_settings(server, **log_in))
+        site.change()
+        assert site.deliver() == 0
+    assert "has letters beyond ASCII" in site.fault()
+    assert "nter2" not in site.fault()
+
+
 def test_a_mail_server_that_never_answers_is_given_up(site, short):
     with raw(never) as port:
         told = {"mail": ["a@b.c"], "sender": "a@b.c", "tls": "none"}
@@ -551,8 +631,16 @@ def test_a_room_is_told_in_one_message(site, web):
     (told,) = web.taken()
     assert told["text"].splitlines() == [
         "store 0815: failed (was booting): it is late",
-        "and 2 more: salt-run deploy.list",
+        "and 2 more changes",
     ]
+
+
+def test_what_others_wrote_calls_nobody_in_a_room(site, web):
+    site.receiver(chat_file=site.file("room", web.url))
+    site.change(reason="<!channel> <https://example.com|mend & go>")
+    site.deliver()
+    (told,) = web.taken()
+    assert told["text"].endswith("&lt;!channel&gt; &lt;https://example.com|mend &amp; go&gt;")
 
 
 @pytest.mark.parametrize("url", ["", "http://chat.example.com/hook", "zzz"])

@@ -271,16 +271,59 @@ def tab_to(page, name):
     pytest.fail(f"{name} cannot be reached by keyboard")
 
 
-def test_a_refused_act_says_why_and_stays(opened, api, waiting):
+def test_what_has_changed_since_the_question_is_not_done(opened, api, waiting):
     page = log_in(opened(f"{APP}#/store/{waiting}"), "otto")
     page.get_by_role("button", name="Hold").click()
     # Meanwhile somebody else does it.
     assert api.site.salt_run("hold", waiting).status == 0
     page.get_by_role("button", name=f"Hold: store {waiting}").click()
     told = page.get_by_role("dialog").get_by_role("alert")
-    expect(told).to_contain_text(f"store {waiting} is held, cannot become held")
+    expect(told).to_contain_text(
+        "Meanwhile the store is another one than when you asked: it is held"
+    )
     page.keyboard.press("Escape")
     assert api.site.salt_run("release", waiting).status == 0
+
+
+def test_a_refused_act_says_why_and_loses_nothing(opened, api):
+    api.site.describe("hv-page", "page")
+    api.site.start_hypervisors("hv-page")
+    page = log_in(opened(), "otto")
+    page.get_by_role("button", name="Deploy a store").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Store").fill("page")
+    dialog.get_by_label("Replace the server").check()
+    dialog.get_by_role("button", name="Show the plan").click()
+    really = dialog.get_by_role("button", name="Deploy: store page")
+    expect(really).to_be_visible()
+    api.site.describe("hv-page", "page", cpus=0)
+    really.click()
+    expect(dialog.get_by_role("alert")).to_contain_text("cpus is 0")
+    expect(dialog.get_by_label("Store")).to_have_value("page")
+    api.site.describe("hv-page", "page")
+
+
+def test_a_plan_is_of_the_store_that_is_confirmed(opened, api, waiting):
+    page = log_in(opened(), "otto")
+    held = []
+    page.route(f"https://{HOST}/", lambda route: _hold_plans(route, held))
+    page.get_by_role("button", name="Deploy a store").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Store").fill("page")
+    dialog.get_by_role("button", name="Show the plan").click()
+    # While its plan is on its way another store is typed.
+    store_site.until(lambda: page.wait_for_timeout(100) or held, 20, "the plan is asked for")
+    dialog.get_by_label("Store").fill("another")
+    held.pop().continue_()
+    expect(page.locator("#ask-wait")).to_be_empty()
+    expect(dialog.get_by_role("button", name="Show the plan")).to_be_visible()
+
+
+def _hold_plans(route, held):
+    if "deploy.plan" in (route.request.post_data or ""):
+        held.append(route)
+    else:
+        route.continue_()
 
 
 def test_a_note_stands_in_the_history(opened, markup):
@@ -338,6 +381,32 @@ def test_a_session_that_is_over_asks_for_a_log_in_and_loses_nothing(opened, api,
     shot(page, "session-over")
     log_in(page, "otto")
     expect(page.get_by_role("cell", name="note: ticket 4711")).to_be_visible()
+
+
+def test_nobody_goes_on_with_what_another_one_began(opened, api, markup):
+    page = log_in(opened(f"{APP}#/store/{markup}"), "otto")
+    page.get_by_label("Note for the history").fill("of otto's")
+    api.salt_api.kill()
+    api.start()
+    page.get_by_role("button", name="Write").click()
+    expect(page.get_by_text("Your session is over")).to_be_visible()
+    type_log_in(page, "olga")
+    expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+    log_in(page, "olga")
+    expect(page.get_by_text("olga (owner)")).to_be_visible()
+    assert "of otto's" not in str(api.site.history(markup))
+
+
+def test_who_may_say_nothing_is_told_so(opened):
+    page = opened()
+    told = page.get_by_role("alert").filter(has_text=re.compile("may not say any|is wrong"))
+
+    def tried():
+        type_log_in(page, "zoe")
+        expect(page.locator("#login-error")).not_to_be_empty()
+        return told.count()
+
+    store_site.until(tried, 90, "zoe is told", every=5)
 
 
 # Changes

@@ -41,7 +41,8 @@ def change(ledger, store="0815", state="staging", who="", **changes):
     """Let a store change its state."""
     old = ledger.get(store) or record(store, state="awaiting_hypervisor")
     with act_as(Actor(who, "api")):
-        return ledger.save(dataclasses.replace(old, state=state, since=NOW, **changes), "so it is")
+        new = dataclasses.replace(old, state=state, **{"since": NOW, **changes})
+        return ledger.save(new, "so it is")
 
 
 def due(box, now=NOW):
@@ -170,13 +171,39 @@ def test_a_notice_that_is_refused_holds_up_its_own_store_only(ledger, erp):
     assert due(erp, after + 1) == [("0817", "staging")]
 
 
+def test_one_that_is_not_taken_for_itself_lets_the_receiver_go_on(ledger, erp):
+    change(ledger, "0815")
+    change(ledger, "0816")
+    assert due(erp)
+    erp.failed(erp.due(NOW)[:1], "it answers 400", NOW, alone=True)
+    assert due(erp) == [("0816", "staging")]
+    assert outbox.receivers(ledger)["erp"]["fault"] == "it answers 400"
+
+
+def hurry(ledger):
+    """Let all pauses be over."""
+    with ledger.writing() as db:
+        db.execute("UPDATE receivers SET due = 0")
+        db.execute("UPDATE notices SET due = 0")
+
+
+def give_up(ledger, box):
+    """Let tries fail for a day."""
+    for tries in range(outbox.LEAST_TRIES):
+        hurry(ledger)
+        fail(box, NOW + tries)
+    hurry(ledger)
+    fail(box, NOW + GIVEN_UP_S + 10, "still away")
+
+
 def test_a_notice_that_was_tried_for_a_day_is_set_aside(ledger, erp):
     change(ledger)
-    change(ledger, state="preparing")
     assert due(erp)
     fail(erp, NOW)
     assert not erp.waiting()[0]["set_aside"]
-    fail(erp, NOW + GIVEN_UP_S, "still away")
+    change(ledger, state="preparing", since=NOW + GIVEN_UP_S)
+    erp.collect(everything)
+    give_up(ledger, erp)
     (first, second) = erp.waiting()
     assert (first["set_aside"], second["set_aside"]) == (True, False)
     assert first["fault"] == "still away"
@@ -186,11 +213,45 @@ def test_a_notice_that_was_tried_for_a_day_is_set_aside(ledger, erp):
     assert (told["waiting"], told["set_aside"]) == (1, 1)
 
 
+def test_of_a_dead_receiver_all_that_waits_for_a_day_is_set_aside(ledger, erp):
+    for number in range(50):
+        change(ledger, f"{number:04}")
+    assert len(due(erp)) == 50
+    give_up(ledger, erp)
+    assert [each["set_aside"] for each in erp.waiting()] == [True] * 50
+
+
 def test_a_day_without_a_try_is_none_of_a_notices(ledger, erp):
     change(ledger)
     assert due(erp)
+    fail(erp, NOW)
+    # The master was off.
     fail(erp, NOW + 10 * GIVEN_UP_S)
     assert not erp.waiting()[0]["set_aside"]
+
+
+def test_the_first_change_of_a_deployment_is_one_even_in_the_same_state(ledger, erp):
+    change(ledger, state="deployed")
+    change(ledger, state="deployed", generation=2)
+    assert due(erp) == [("0815", "deployed"), ("0815", "deployed")]
+
+
+def test_what_is_not_wanted_any_more_is_forgotten(ledger, erp):
+    change(ledger)
+    assert due(erp)
+    erp.forget(erp.due(NOW))
+    assert erp.waiting() == []
+
+
+def test_a_digest_that_was_sent_keeps_its_minute(ledger, erp):
+    for store in ("0815", "0816"):
+        change(ledger, store)
+    assert due(erp)
+    first, second = erp.due(NOW)
+    erp.told([first], NOW + 60)
+    erp.failed([second], "it is away", NOW)
+    assert due(erp, NOW + 59) == []
+    assert due(erp, NOW + 60) == [("0816", "staging")]
 
 
 def test_a_clock_that_is_set_back_delays_nothing(ledger, erp):
@@ -203,15 +264,13 @@ def test_a_clock_that_is_set_back_delays_nothing(ledger, erp):
 def test_what_was_set_aside_can_be_tried_again_or_dropped(ledger, erp):
     change(ledger)
     assert due(erp)
-    fail(erp, NOW)
-    fail(erp, NOW + GIVEN_UP_S)
+    give_up(ledger, erp)
     assert due(erp, NOW + GIVEN_UP_S + 3600) == []
     assert erp.again() == 1
     assert due(erp, NOW) == [("0815", "staging")]
     assert erp.drop(everything=False) == 0
     assert due(erp, NOW) == [("0815", "staging")]
-    fail(erp, NOW)
-    fail(erp, NOW + GIVEN_UP_S)
+    give_up(ledger, erp)
     assert erp.drop(everything=False) == 1
     assert erp.waiting() == []
 

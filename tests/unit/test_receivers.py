@@ -14,7 +14,7 @@ CHAT = {"chat_file": "/etc/salt/chat"}
 
 
 def notice(state="failed", group="north", asked_by="alice"):
-    return Notice(Change(1, "0815", 1, state, "booting", "it is late", 1.0), group, asked_by)
+    return Notice(Change(1, "0815", 1, state, "booting", "it is late", 1.0), group, asked_by, False)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_right_is_taken(told):
         ({"erp": {**WEBHOOK, "url": "x"}}, "erp: url is no key of a webhook, allowed: webhook, "),
         ({"erp": {"webhook": WEBHOOK["webhook"]}}, "erp: it needs secret_file or secret"),
         ({"erp": {**WEBHOOK, "secret": "sdb://x"}}, "erp: it has both secret_file and secret"),
-        ({"erp": {**WEBHOOK, "secret_file": "erp"}}, "erp: secret_file is 'erp', allowed: an abs"),
+        ({"erp": {**WEBHOOK, "secret_file": "erp"}}, "erp: secret_file is wrong, allowed: an abs"),
         ({"erp": {**WEBHOOK, "states": ["done"]}}, "erp: states is ['done'], allowed: a list of"),
         ({"erp": {**WEBHOOK, "states": []}}, "erp: states is [], allowed: a list of states"),
         ({"erp": {**WEBHOOK, "states": "failed"}}, "erp: states is 'failed', allowed: a list of"),
@@ -61,7 +61,11 @@ def test_what_is_right_is_taken(told):
         ({"desk": {**MAIL, "addresses": {"a": "b\n@c"}}}, "desk: addresses is {'a': 'b\\n@c'}"),
         ({"desk": {**MAIL, "addresses": {7: "b@c.d"}}}, "desk: addresses is {7: 'b@c.d'}, allow"),
         ({"desk": {**MAIL, "mail": []}}, "desk: nobody gets its mail"),
-        ({"desk": {**MAIL, "server": "a b"}}, "desk: server is 'a b', allowed: HOST or HOST:PORT"),
+        ({"desk": {**MAIL, "server": "a b"}}, "desk: server is wrong, allowed: HOST or HOST:PORT"),
+        ({"desk": {**MAIL, "server": "mail:70000"}}, "desk: server is wrong, allowed: HOST"),
+        ({"desk": {**MAIL, "server": "salt:hunter2@mail"}}, "desk: server is wrong, allowed: HO"),
+        ({"desk": {**MAIL, "mail": ["a\x1b@b.c"]}}, "desk: mail is ['a\\x1b@b.c'], allowed: a"),
+        ({"room": {"chat_file": "https://hooks/secret"}}, "room: chat_file is wrong, allowed: a"),
         ({"desk": {**MAIL, "tls": True}}, "desk: tls is True, allowed: starttls | tls | none"),
         ({"desk": {**MAIL, "user": "salt"}}, "desk: user and its password go together"),
         ({"desk": {**MAIL, "password_file": "/p"}}, "desk: user and its password go together"),

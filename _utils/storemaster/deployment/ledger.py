@@ -40,6 +40,14 @@ BUSY_S = 10
 NOW = "(julianday('now') - 2440587.5) * 86400"
 """SQLite's words for the time, in seconds since the epoch."""
 
+_OF_GROUP = "json_extract(record, '$.spec.group')"
+_LINES = (
+    "SELECT store, generation, state, since, hypervisor, minion_id, "
+    "json_extract(record, '$.reason'), json_extract(record, '$.failed_in'), "
+    f"{_OF_GROUP}, changed FROM deployments"
+)
+"""What a :class:`Line` has, and when it was written."""
+
 
 class Ledger:
     """The file, opened. Use it as a context manager."""
@@ -168,24 +176,20 @@ class Ledger:
         )
         return [store for _, store in rows]
 
-    def lines(
-        self, state: str | None = None, group: str | None = None, since: int = -1
-    ) -> list[Line]:
-        """
-        Return what a list has of each deployment, or of those in a state or group, by store.
-
-        since
-            Only those that were written after this :meth:`revision`.
-        """
-        of_group = "json_extract(record, '$.spec.group')"
-        told = ", ".join(f"json_extract(record, '$.{each}')" for each in ("reason", "failed_in"))
+    def lines(self, state: str | None = None, group: str | None = None) -> list[Line]:
+        """Return what a list has of each deployment, or of those in a state or group, by store."""
         rows = self.read(
-            f"SELECT store, generation, state, since, hypervisor, minion_id, {told}, {of_group} "
-            "FROM deployments WHERE (?1 IS NULL OR state = ?1) "
-            f"AND (?2 IS NULL OR {of_group} = ?2) AND changed > ?3 ORDER BY store",
-            *(state, group, since),
+            f"{_LINES} WHERE (?1 IS NULL OR state = ?1) "
+            f"AND (?2 IS NULL OR {_OF_GROUP} = ?2) ORDER BY store",
+            *(state, group),
         )
-        return [Line(*row) for row in rows]
+        return [Line(*row[:-1]) for row in rows]
+
+    def changed(self, since: int, most: int) -> tuple[list[Line], int]:
+        """Return up to so many lines that were written after this revision, and their revision."""
+        rows = self.read(f"{_LINES} WHERE changed > ? ORDER BY changed LIMIT ?", since, most)
+        last = rows[-1][-1] if rows else self.revision()
+        return [Line(*row[:-1]) for row in rows], last
 
     def revision(self) -> int:
         """Return a number that grows with each record that is written."""

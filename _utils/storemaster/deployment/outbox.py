@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +26,17 @@ PAUSES_S = (5, 10, 20, 40, 80, 160, 300, 600)
 GIVEN_UP_S = 24 * 3600.0
 """How long a notice is tried again, from the first try that failed; then it is set aside."""
 
+LEAST_TRIES = len(PAUSES_S)
+"""How often at least: a master that was off for a day has tried nothing meanwhile."""
+
 AT_ONCE = 500
 """How many lines of history, and notices, are looked at in one go."""
 
 _CHANGE = ", ".join(f"h.{field.name}" for field in dataclasses.fields(Change))
+_FIRST = "(SELECT min(b.id) FROM history b WHERE b.store = h.store AND b.generation = h.generation)"
 _TOLD = (
-    f"SELECT {_CHANGE}, json_extract(d.record, '$.spec.group'), (SELECT b.actor FROM history b "
-    "WHERE b.store = h.store AND b.generation = h.generation ORDER BY b.id LIMIT 1) "
+    f"SELECT {_CHANGE}, json_extract(d.record, '$.spec.group'), "
+    f"(SELECT a.actor FROM history a WHERE a.id = {_FIRST}), h.id = {_FIRST} "
 )
 _RESTS = "({0} > ?2 AND {0} <= ?2 + ?3)"
 """What lies further ahead than any pause is from before the clock was set back."""
@@ -46,6 +51,10 @@ class Notice:
     """That of the store, as it is now."""
     asked_by: str
     """Who asked for the deployment; empty if that was nobody."""
+    begins: bool
+    """Whether it is the first one of its deployment."""
+    tried: float = 0
+    """Until when its store rested, after a try that failed."""
 
     @property
     def key(self) -> str:
@@ -85,7 +94,11 @@ class Outbox:
             return False
         found = [_notice(row) for row in rows]
         # In the midst of a state it is nothing new.
-        told = [each.change for each in found if each.change.state != each.change.previous]
+        told = [
+            each.change
+            for each in found
+            if each.begins or each.change.state != each.change.previous
+        ]
         chosen = {each.change.id for each in found if wants(each)}
         with self._ledger.writing() as db:
             db.executemany(
@@ -104,64 +117,91 @@ class Outbox:
 
         Of each store nothing comes out of order.
         """
-        # When a store's notices were to be tried again, as the latest of those up to this one was.
-        of_store = (
-            "(SELECT max(e.due) FROM notices e WHERE e.receiver = n.receiver "
-            "AND e.store = n.store AND e.change <= n.change AND NOT e.aside)"
-        )
         rows = self._ledger.read(
-            f"{_TOLD} FROM (SELECT *, {of_store} AS tried FROM notices n "
-            "WHERE n.receiver = ?1 AND NOT n.aside) n "
+            f"{_TOLD}, n.tried FROM (SELECT * FROM (SELECT change, receiver, "
+            "max(due) OVER (PARTITION BY store ORDER BY change) AS tried FROM notices "
+            f"WHERE receiver = ?1 AND NOT aside) WHERE NOT {_RESTS.format('tried')} "
+            "ORDER BY tried, change LIMIT ?4) n "
             "JOIN receivers r ON r.name = n.receiver "
             "JOIN history h ON h.id = n.change LEFT JOIN deployments d ON d.store = h.store "
-            f"WHERE NOT {_RESTS.format('r.due')} AND NOT {_RESTS.format('n.tried')} "
-            "ORDER BY n.tried, n.change LIMIT ?4",
+            f"WHERE NOT {_RESTS.format('r.due')} ORDER BY n.tried, n.change",
             *(self.receiver, now, PAUSES_S[-1], AT_ONCE),
         )
         return [_notice(row) for row in rows]
 
+    def forget(self, notices: Sequence[Notice]) -> None:
+        """Take off the list what the receiver does not want any more."""
+        with self._ledger.writing() as db:
+            self._delete(db, notices)
+
+    def _delete(self, db: sqlite3.Connection, notices: Sequence[Notice]) -> None:
+        db.executemany(
+            "DELETE FROM notices WHERE receiver = ? AND change = ?",
+            [(self.receiver, each.change.id) for each in notices],
+        )
+
     def told(self, notices: Sequence[Notice], rests_until: float = 0) -> None:
         """Take off the list what was told; the receiver is well again."""
         with self._ledger.writing() as db:
-            db.executemany(
-                "DELETE FROM notices WHERE receiver = ? AND change = ?",
-                [(self.receiver, each.change.id) for each in notices],
-            )
+            self._delete(db, notices)
             db.execute(
-                "UPDATE receivers SET tries = 0, due = ?, fault = '' WHERE name = ?",
+                "UPDATE receivers SET tries = 0, due = ?, failing_since = NULL, fault = '' "
+                "WHERE name = ?",
                 (rests_until, self.receiver),
             )
 
-    def failed(self, notices: Sequence[Notice], fault: str, now: float) -> None:
+    def failed(
+        self, notices: Sequence[Notice], fault: str, now: float, alone: bool = False
+    ) -> None:
         """
-        Let notices that could not be told rest, and their receiver; set aside what is too old.
+        Let notices that could not be told rest, each for longer after each try.
 
-        Each for longer after each try: a notice that is refused holds up no other store, a
-        receiver that is away is not asked at each of them.
+        What was tried for a day is set aside.
+
+        alone
+            It is for them that they are not taken, and the receiver is there: others are told.
         """
-        pause = "CASE {0} " + " ".join(
+        pause = "CASE tries " + " ".join(
             f"WHEN {tries} THEN {pause}" for tries, pause in enumerate(PAUSES_S)
         )
-        pause += f" ELSE {PAUSES_S[-1]} END"
+        pause = f"({pause} ELSE {PAUSES_S[-1]} END)"
         with self._ledger.writing() as db:
             db.executemany(
                 "UPDATE notices SET tries = tries + 1, fault = ?1, "
-                "failing_since = coalesce(failing_since, ?2), "
-                f"due = ?2 + {pause.format('tries')}, "
-                "aside = coalesce(failing_since, ?2) <= ?2 - ?3 "
-                "WHERE receiver = ?4 AND change = ?5",
-                [(fault, now, GIVEN_UP_S, self.receiver, each.change.id) for each in notices],
+                f"failing_since = min(coalesce(failing_since, ?2), ?2), due = ?2 + {pause}, "
+                "aside = tries + 1 >= ?3 AND coalesce(failing_since, ?2) <= ?2 - ?4 "
+                "WHERE receiver = ?5 AND change = ?6",
+                [
+                    (fault, now, LEAST_TRIES, GIVEN_UP_S, self.receiver, each.change.id)
+                    for each in notices
+                ],
             )
+            if alone:
+                return
             db.execute(
-                f"UPDATE receivers SET tries = tries + 1, due = ?1 + {pause.format('tries')}, "
-                "fault = ?2 WHERE name = ?3",
+                "UPDATE receivers SET tries = tries + 1, fault = ?2, "
+                "failing_since = min(coalesce(failing_since, ?1), ?1), "
+                # A digest that was sent a moment ago still has its minute.
+                f"due = max(?1 + {pause}, CASE WHEN due <= ?1 + 60 THEN due ELSE 0 END) "
+                "WHERE name = ?3",
                 (now, fault, self.receiver),
+            )
+            # Of many not each has had its try.
+            db.execute(
+                "UPDATE notices SET aside = 1, fault = ?2, failing_since = ?1 - ?4 "
+                "WHERE receiver = ?3 AND NOT aside AND (SELECT tries >= ?5 AND "
+                "failing_since <= ?1 - ?4 FROM receivers WHERE name = ?3) "
+                "AND change IN (SELECT id FROM history WHERE at <= ?1 - ?4)",
+                (now, fault, self.receiver, GIVEN_UP_S, LEAST_TRIES),
             )
 
     def again(self) -> int:
         """Have all that waits, and what was set aside, tried at once; say how much that is."""
         with self._ledger.writing() as db:
-            db.execute("UPDATE receivers SET due = 0, tries = 0 WHERE name = ?", (self.receiver,))
+            db.execute(
+                "UPDATE receivers SET due = 0, tries = 0, failing_since = NULL WHERE name = ?",
+                (self.receiver,),
+            )
             return db.execute(
                 "UPDATE notices SET due = 0, tries = 0, aside = 0, failing_since = NULL "
                 "WHERE receiver = ?",
@@ -194,7 +234,8 @@ class Outbox:
 def receivers(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Return what waits for each receiver that was ever there, how much, and since when."""
     rows = ledger.read(
-        "SELECT r.name, r.due, r.fault, count(n.change) - coalesce(sum(n.aside), 0), "
+        "SELECT r.name, r.due, coalesce(nullif(r.fault, ''), max(n.fault), ''), "
+        "count(n.change) - coalesce(sum(n.aside), 0), "
         "coalesce(sum(n.aside), 0), min(h.at), min(n.failing_since) "
         "FROM receivers r LEFT JOIN notices n ON n.receiver = r.name "
         "LEFT JOIN history h ON h.id = n.change GROUP BY r.name ORDER BY r.name"
@@ -204,5 +245,6 @@ def receivers(ledger: Ledger) -> dict[str, dict[str, Any]]:
 
 
 def _notice(row: Sequence[Any]) -> Notice:
-    *change, group, asked_by = row
-    return Notice(Change(*change), group, asked_by or "")
+    count = len(dataclasses.fields(Change))
+    group, asked_by, begins, *tried = row[count:]
+    return Notice(Change(*row[:count]), group, asked_by or "", bool(begins), *tried)

@@ -15,7 +15,7 @@ from storemaster.deployment import lifecycle
 from storemaster.deployment.outbox import Notice
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-ADDRESS = re.compile(r"[^\s@<>()\[\],;:\\\"]+@[A-Za-z0-9.-]+")
+ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
 SERVER = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 TLS = ("starttls", "tls", "none")
 
@@ -100,7 +100,7 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value) and value != []
 
 
-FILE = Key(lambda v: v.startswith("/") and v.isprintable(), "an absolute path")
+FILE = Key(lambda v: v.startswith("/") and v.isprintable(), "an absolute path", shown=False)
 SDB = Key(lambda v: v.startswith("sdb://"), "an sdb:// URI", shown=False)
 STATES = Key(
     lambda v: _are_texts(v) and set(v) <= set(lifecycle.STATES),
@@ -124,7 +124,11 @@ KEYS: dict[str, dict[str, Key]] = {
             lambda v: _is_addresses(list(v.values()), 1) and all(isinstance(k, str) for k in v),
             "a mapping of users to mail addresses",
         ),
-        "server": Key(lambda v: bool(SERVER.fullmatch(v)), "HOST or HOST:PORT"),
+        "server": Key(
+            lambda v: bool(SERVER.fullmatch(v)) and urlsplit(f"//{v}").port != 0,
+            "HOST or HOST:PORT",
+            shown=False,
+        ),
         "sender": Key(lambda v: bool(ADDRESS.fullmatch(v)), "a mail address"),
         "tls": Key(lambda v: v in TLS, " | ".join(TLS)),
         "user": Key(lambda v: v.isprintable() and v != "", "a user's name"),

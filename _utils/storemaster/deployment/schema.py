@@ -58,15 +58,15 @@ CREATE INDEX requests_store ON requests (store)
     """
 CREATE TABLE receivers (
     name TEXT PRIMARY KEY, seen INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL DEFAULT 0, fault TEXT NOT NULL DEFAULT '');
+    due REAL NOT NULL DEFAULT 0, failing_since REAL, fault TEXT NOT NULL DEFAULT '');
 CREATE TABLE notices (
     receiver TEXT, change INTEGER, store TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
     due REAL NOT NULL DEFAULT 0, failing_since REAL, fault TEXT NOT NULL DEFAULT '',
-    aside INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (receiver, change)) WITHOUT ROWID;
-CREATE INDEX notices_store ON notices (receiver, store, change)
+    aside INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (receiver, change)) WITHOUT ROWID
 """,
     """
 ALTER TABLE deployments ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
+UPDATE deployments SET changed = rowid;
 CREATE INDEX deployments_changed ON deployments (changed)
 """,
 )

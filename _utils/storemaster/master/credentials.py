@@ -36,8 +36,12 @@ def read(opts: dict, told: Mapping[str, Any], key: str, what: str, where: str) -
     path = Path(told[f"{key}_file"])
     try:
         with path.open() as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            there = os.fstat(file.fileno())
+            if stat.S_IMODE(there.st_mode) & 0o077:
                 raise Refused(f"others may read {path}", f"chmod 600 {path}")
+            if there.st_uid not in (os.geteuid(), 0):
+                owner = opts.get("user", "root")
+                raise Refused(f"{path} is somebody else's", f"chown {owner} {path}")
             return file.read().rstrip("\n")
     except (OSError, UnicodeDecodeError) as err:
         raise Refused(

@@ -172,6 +172,12 @@ def seen(opts: dict, lines: Iterable[Line]) -> list[Line]:
     return [line for line in lines if own is None or own.has(line.store, line.group)]
 
 
+def limited(opts: dict) -> bool:
+    """Say whether who calls has not all stores."""
+    own = rights(opts)
+    return own is not None and own.limited
+
+
 def may(opts: dict) -> Callable[[str], bool]:
     """Return what says whether who calls may say a verb."""
     own = rights(opts)

@@ -218,6 +218,14 @@ def outbox(opts: dict) -> list[receivers.Receiver]:
     return receivers.receivers(_settings(opts).get("outbox") or {})
 
 
+def usable_receivers(opts: dict) -> list[receivers.Receiver]:
+    """Return those of the receivers that are right, whatever is wrong with others."""
+    told = _settings(opts).get("outbox")
+    named = told if isinstance(told, dict) else {}
+    right = {name: each for name, each in named.items() if not any(receivers.faults({name: each}))}
+    return receivers.receivers(right)
+
+
 def two_persons(opts: dict) -> list[str]:
     """Return the acts that want a second person; raise :class:`Refused` if that is wrong."""
     check(opts, "two_persons")

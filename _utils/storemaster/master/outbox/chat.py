@@ -9,6 +9,7 @@ URL is a secret, which must not stand in the settings.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from storelib.errors import Refused
@@ -17,23 +18,38 @@ from storemaster.deployment.outbox import Notice
 from storemaster.deployment.receivers import Receiver
 from storemaster.master import credentials
 from storemaster.master.outbox import connecting
+from storemaster.master.outbox.connecting import Send
 
 MOST = 3500
 """Characters of a message: what the rooms take."""
 
 
-def send(opts: dict, receiver: Receiver, notices: Sequence[Notice]) -> None:
-    """Say all of them in one message."""
+def sender(opts: dict, receiver: Receiver) -> Send:
+    """
+    Return what says notices, all of them in one message.
+
+    Raises :class:`Refused` if the URL or the CA cannot be used.
+    """
+    url, ca_file = _url(opts, receiver), receiver.told.get("ca_file")
+    connecting.trust(ca_file)
+
+    def send(notices: Sequence[Notice]) -> None:
+        connecting.post(url, {"text": text(notices)}, {}, ca_file)
+
+    return send
+
+
+def text(notices: Sequence[Notice]) -> str:
+    """Return a message; what does not go into it is counted."""
     lines: list[str] = []
     for number, notice in enumerate(notices):
-        line = connecting.sentence(notice)
+        # What others wrote calls nobody and leads nowhere: docs.slack.dev, Escaping text.
+        line = html.escape(connecting.sentence(notice), quote=False)
         if sum(map(len, lines)) + len(lines) + len(line) > MOST:
-            lines.append(f"and {len(notices) - number} more: salt-run deploy.list")
+            lines.append(f"and {len(notices) - number} more changes")
             break
         lines.append(line)
-    connecting.post(
-        _url(opts, receiver), {"text": "\n".join(lines)}, {}, receiver.told.get("ca_file")
-    )
+    return "\n".join(lines)
 
 
 def _url(opts: dict, receiver: Receiver) -> str:
@@ -43,9 +59,3 @@ def _url(opts: dict, receiver: Receiver) -> str:
     if allowed.fault("chat", url):
         raise Refused(f"{where} names no URL of a room", f"allowed: {allowed.allowed}")
     return url
-
-
-def check(opts: dict, receiver: Receiver) -> None:
-    """Raise :class:`Refused` if its URL or its CA cannot be used."""
-    _url(opts, receiver)
-    connecting.trust(receiver.told.get("ca_file"))

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from storelib.errors import Refused, StoreDeployError, one_line
 from storemaster.deployment.outbox import Notice
 
 TIMEOUT_S = 10.0
-"""How long a receiver may take for one notice, or one mail, from first to last."""
+"""How long a web server may take for one notice, from first to last."""
 
 TRUST_S = 60.0
 """How long certificate authorities are kept in memory."""
@@ -29,11 +29,21 @@ TRUST_S = 60.0
 SHOWN = 80
 """Characters of another one's words that are told on."""
 
+LATER = (401, 403, 404, 407, 408, 425, 429)
+"""Answers of a web server that all notices would get."""
+
 Wrap = Callable[[socket.socket], socket.socket]
+
+Send = Callable[[Sequence[Notice]], None]
+"""Tells a receiver; raises :class:`Undelivered`."""
 
 
 class Undelivered(StoreDeployError):
     """A receiver could not be told; it may be, later."""
+
+
+class Unwanted(Undelivered):
+    """The receiver is there and does not take this one."""
 
 
 @contextlib.contextmanager
@@ -64,7 +74,10 @@ def connected(host: str, port: int, seconds: float, wrap: Wrap) -> Iterator[sock
             finally:
                 clock.cancel()
     except (OSError, http.client.HTTPException, smtplib.SMTPException, ValueError) as err:
-        raise Undelivered(f"{host}:{port}: {_why(err, over.is_set(), seconds)}") from err
+        unwanted = isinstance(err, (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError))
+        why = f"{host}:{port}: {_why(err, over.is_set(), seconds)}"
+        # Not as the cause: it may repeat what it was sent, a secret URL too.
+        raise (Unwanted if unwanted else Undelivered)(why) from None
 
 
 def _why(err: Exception, late: bool, seconds: float) -> str:
@@ -75,7 +88,7 @@ def _why(err: Exception, late: bool, seconds: float) -> str:
     if isinstance(err, http.client.RemoteDisconnected):
         return "it ended the connection without an answer"
     if isinstance(err, http.client.HTTPException):
-        return f"it does not speak HTTP ({printable(str(err) or type(err).__name__)})"
+        return f"it does not speak HTTP ({type(err).__name__})"
     if isinstance(err, smtplib.SMTPRecipientsRefused):
         told = (f"{name} ({code} {_text(why)})" for name, (code, why) in err.recipients.items())
         return f"it refuses {printable(', '.join(told))}"
@@ -135,7 +148,7 @@ def send(url: str, body: bytes, headers: Mapping[str, str], ca_file: str | None)
         told = {"content-type": "application/json", "user-agent": "store-deploy", **headers}
         connection.request("POST", target, body, told)
         response = connection.getresponse()
-        status, reason = response.status, response.reason
+        status = response.status
         connection.close()
     if 300 <= status < 400:
         raise Undelivered(
@@ -143,7 +156,10 @@ def send(url: str, body: bytes, headers: Mapping[str, str], ca_file: str | None)
             "that it leads to"
         )
     if not 200 <= status < 300:
-        raise Undelivered(f"{host}:{port}: it answers {status} {printable(reason)}".rstrip())
+        # That of them which is about what was sent, not about how often or by whom.
+        unwanted = 400 <= status < 500 and status not in LATER
+        answer = f"{status} {http.client.responses.get(status, '')}".rstrip()
+        raise (Unwanted if unwanted else Undelivered)(f"{host}:{port}: it answers {answer}")
 
 
 def sentence(notice: Notice) -> str:

@@ -23,42 +23,55 @@ from email.utils import format_datetime, localtime
 from urllib.parse import urlsplit
 
 from storelib import commands
+from storelib.errors import Refused
 from storemaster.deployment.outbox import Notice
 from storemaster.deployment.receivers import Receiver
 from storemaster.master import credentials
 from storemaster.master.outbox import connecting
+from storemaster.master.outbox.connecting import Send
 
 log = logging.getLogger(__name__)
 
 PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
-def send(opts: dict, receiver: Receiver, notices: Sequence[Notice]) -> None:
-    """Send one mail about all of them; they have the same addresses."""
+TIMEOUT_S = 180.0
+"""How long a server may take for a mail: some look through it before they take it."""
+
+
+def sender(opts: dict, receiver: Receiver) -> Send:
+    """
+    Return what sends notices in one mail; they have the same addresses.
+
+    Raises :class:`Refused` if the password or the CA cannot be used.
+    """
     told = receiver.told
     parts = urlsplit(f"//{told['server']}")
     tls = told.get("tls", "starttls")
     host, port = parts.hostname or "", parts.port or PORTS[tls]
     context = connecting.trust(told.get("ca_file"))
+    password = _password(opts, receiver)
 
     def wrap(raw: socket.socket) -> socket.socket:
         return context.wrap_socket(raw, server_hostname=host) if tls == "tls" else raw
 
-    password = _password(opts, receiver)
-    with connecting.connected(host, port, connecting.TIMEOUT_S, wrap) as sock:
-        smtp = _Smtp(sock, host, port)
-        if tls == "starttls":
-            smtp.starttls(context=context)
-        if password is not None:
-            smtp.login(told["user"], password)
-        refused = smtp.send_message(message(receiver, notices))
-        # It was taken: what comes after that must not send it again.
-        with contextlib.suppress(OSError, smtplib.SMTPException):
-            smtp.quit()
-    # The others have it, and would get it twice.
-    for address, (code, why) in refused.items():
-        words = connecting.printable(why.decode(errors="replace"))
-        log.error("%s: %s refuses %s: %s %s", receiver.name, host, address, code, words)
+    def send(notices: Sequence[Notice]) -> None:
+        with connecting.connected(host, port, TIMEOUT_S, wrap) as sock:
+            smtp = _Smtp(sock, host, port)
+            if tls == "starttls":
+                smtp.starttls(context=context)
+            if password is not None:
+                smtp.login(told["user"], password)
+            refused = smtp.send_message(message(receiver, notices))
+            # It was taken: what comes after that must not send it again.
+            with contextlib.suppress(OSError, smtplib.SMTPException):
+                smtp.quit()
+        # The others have it, and would get it twice.
+        for address, (code, why) in refused.items():
+            words = connecting.printable(why.decode(errors="replace"))
+            log.error("%s: %s refuses %s: %s %s", receiver.name, host, address, code, words)
+
+    return send
 
 
 class _Smtp(smtplib.SMTP):
@@ -66,7 +79,8 @@ class _Smtp(smtplib.SMTP):
 
     def __init__(self, sock: socket.socket, host: str, port: int) -> None:
         self._ready = sock
-        super().__init__(host, port)
+        # Its own way to this machine's name asks a name server.
+        super().__init__(host, port, local_hostname=socket.gethostname())
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         # smtplib's own hook, which its SMTP_SSL uses, too
@@ -110,10 +124,10 @@ def _password(opts: dict, receiver: Receiver) -> str | None:
     if "user" not in receiver.told:
         return None
     where = f"store_deploy:outbox:{receiver.name}"
-    return credentials.read(opts, receiver.told, "password", "the password", where)
-
-
-def check(opts: dict, receiver: Receiver) -> None:
-    """Raise :class:`Refused` if its password or its CA cannot be used."""
-    _password(opts, receiver)
-    connecting.trust(receiver.told.get("ca_file"))
+    password = credentials.read(opts, receiver.told, "password", "the password", where)
+    if not (receiver.told["user"] + password).isascii():
+        raise Refused(
+            f"user or password of {where} has letters beyond ASCII, which cannot be sent",
+            "choose others",
+        )
+    return password

@@ -91,9 +91,12 @@ def faults(opts: dict) -> Iterator[Fault]:
     named = settings.outbox(opts)
     for each in named:
         try:
-            KINDS[each.kind].check(opts, each)
+            KINDS[each.kind].sender(opts, each)
         except Refused as err:
             yield f"{each.name} is told nothing: {err.reason}", err.hint
+        except Exception as err:
+            # Of an sdb module, say.
+            yield f"{each.name} is told nothing: {type(err).__name__}: {err}", "see to its secret"
     known: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(LedgerError), Ledger(settings.ledger_path(opts)) as ledger:
         known = outbox.receivers(ledger)
@@ -114,7 +117,7 @@ def faults(opts: dict) -> Iterator[Fault]:
             )
         elif told["fault"] and now - (told["failing_since"] or now) > SILENT_S:
             yield (
-                f"{name} has not been told anything for {lasting(now - told['failing_since'])}: "
+                f"{name} has not taken notices for {lasting(now - told['failing_since'])}: "
                 f"{told['fault']}",
                 f"mend that; {see} retry=True has it tried at once",
             )

@@ -4,19 +4,19 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from storelib import files
-from storelib.errors import LedgerError, StoreDeployError
+from storelib.errors import StoreDeployError
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.outbox import Notice, Outbox
 from storemaster.deployment.receivers import Receiver
 from storemaster.master import settings
 from storemaster.master.outbox import chat, mail, webhook
+from storemaster.master.outbox.connecting import Send, Unwanted
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +30,17 @@ LOOK_S = 10.0
 class Kind(NamedTuple):
     """How receivers of a kind are told."""
 
-    send: Callable[[dict, Receiver, Sequence[Notice]], None]
-    check: Callable[[dict, Receiver], None]
+    sender: Callable[[dict, Receiver], Send]
+    """Returns what tells one, with its secrets read; raises :class:`Refused`."""
     rests_s: float
     """How long after a message the next one waits, for all that comes until then."""
     one_by_one: bool
 
 
 KINDS = {
-    "webhook": Kind(webhook.send, webhook.check, 0, one_by_one=True),
-    "mail": Kind(mail.send, mail.check, 60, one_by_one=False),
-    "chat": Kind(chat.send, chat.check, 5, one_by_one=False),
+    "webhook": Kind(webhook.sender, 0, one_by_one=True),
+    "mail": Kind(mail.sender, 60, one_by_one=False),
+    "chat": Kind(chat.sender, 5, one_by_one=False),
 }
 
 
@@ -65,17 +65,44 @@ def deliver(opts: dict, receiver: Receiver) -> int:
 
 
 def _sent(opts: dict, receiver: Receiver, outbox: Outbox) -> int:
-    kind, began = KINDS[receiver.kind], time.monotonic()
-    told: list[Notice] = []
-    count, wrote = 0, began
-    rests_until = 0.0
+    kind, due = KINDS[receiver.kind], outbox.due(time.time())
+    if unwanted := [each for each in due if not receiver.wants(each)]:
+        # As of addresses that the settings do not name any more.
+        outbox.forget(unwanted)
+        due = [each for each in due if receiver.wants(each)]
+    if not due:
+        return 0
     try:
-        for batch in _batches(receiver, kind, outbox.due(time.time())):
-            if fault := _fault(opts, receiver, kind, batch):
-                log.warning("%s is not told, and tried again: %s", receiver.name, fault)
+        send = kind.sender(opts, receiver)
+    except Exception as err:
+        outbox.failed(due[:1], _told(receiver, err), time.time())
+        return 0
+    return _in_turn(receiver, kind, outbox, send, due)
+
+
+def _in_turn(
+    receiver: Receiver, kind: Kind, outbox: Outbox, send: Send, due: Sequence[Notice]
+) -> int:
+    """Send what is due until the receiver fails; return how much it took."""
+    began = wrote = time.monotonic()
+    told: list[Notice] = []
+    held: set[str] = set()
+    count, rests_until = 0, 0.0
+    try:
+        for batch in _batches(receiver, kind, due):
+            if held & {each.change.store for each in batch}:
+                # Nothing of a store overtakes what was not taken of it.
+                continue
+            try:
+                send(batch)
+            except Exception as err:
+                alone = isinstance(err, Unwanted)
                 _write(outbox, told, rests_until)
-                outbox.failed(batch, fault, time.time())
-                break
+                outbox.failed(batch, _told(receiver, err), time.time(), alone)
+                if not alone:
+                    break
+                held |= {each.change.store for each in batch}
+                continue
             told += batch
             count += len(batch)
             rests_until = time.time() + kind.rests_s if kind.rests_s else 0
@@ -96,30 +123,28 @@ def _write(outbox: Outbox, told: list[Notice], rests_until: float) -> None:
         told.clear()
 
 
-def _fault(opts: dict, receiver: Receiver, kind: Kind, batch: Sequence[Notice]) -> str:
-    """Send a batch; return what is in its way."""
-    try:
-        kind.send(opts, receiver, batch)
-    except LedgerError:
-        raise
-    except StoreDeployError as err:
-        return f"{err.reason}; {err.hint}" if err.hint else err.reason
-    except Exception as err:
-        log.exception("%s", receiver.name)
-        return f"{type(err).__name__}: {err}"
-    return ""
+def _told(receiver: Receiver, err: Exception) -> str:
+    """Return what is in the way of a notice."""
+    if isinstance(err, StoreDeployError):
+        fault = f"{err.reason}; {err.hint}" if err.hint else err.reason
+        log.warning("%s is not told, and tried again: %s", receiver.name, fault)
+        return fault
+    log.error("%s", receiver.name, exc_info=err)
+    return f"{type(err).__name__}, which the master's log has"
 
 
 def _batches(
     receiver: Receiver, kind: Kind, notices: Sequence[Notice]
-) -> Iterator[Sequence[Notice]]:
-    """Split what is due into what is sent at once: in one message who has the same addresses."""
+) -> Iterable[Sequence[Notice]]:
+    """
+    Split what is due into what is sent at once, the oldest first.
+
+    In one message goes what has the same addresses; what was tried before, as it was then.
+    """
     if kind.one_by_one:
-        yield from ([each] for each in notices)
-        return
-
-    def to(notice: Notice) -> tuple[str, ...]:
-        return receiver.addresses(notice) if receiver.kind == "mail" else ()
-
-    for _, batch in itertools.groupby(sorted(notices, key=to), key=to):
-        yield list(batch)
+        return [[each] for each in notices]
+    found: dict[object, list[Notice]] = {}
+    for each in notices:
+        to = receiver.addresses(each) if receiver.kind == "mail" else ()
+        found.setdefault((to, each.tried), []).append(each)
+    return found.values()

@@ -11,7 +11,6 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -24,6 +23,7 @@ from storemaster.deployment.outbox import Notice
 from storemaster.deployment.receivers import Receiver
 from storemaster.master import credentials
 from storemaster.master.outbox import connecting
+from storemaster.master.outbox.connecting import Send
 
 ENCODED = "whsec_"
 """What a secret begins with that is written in base64, as the specification has them."""
@@ -32,13 +32,22 @@ LEAST = 16
 """Bytes that a secret has at least."""
 
 
-def send(opts: dict, receiver: Receiver, notices: Sequence[Notice]) -> None:
-    """POST each notice; there is one at a time."""
-    told = receiver.told
-    for notice in notices:
-        body = json.dumps(transition.event(notice.change)).encode()
-        headers = signed(secret(opts, receiver), notice.key, int(time.time()), body)
-        connecting.send(told["webhook"], body, headers, told.get("ca_file"))
+def sender(opts: dict, receiver: Receiver) -> Send:
+    """
+    Return what POSTs notices, one at a time.
+
+    Raises :class:`Refused` if the secret or the CA cannot be used.
+    """
+    told, shared = receiver.told, secret(opts, receiver)
+    connecting.trust(told.get("ca_file"))
+
+    def send(notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            body = json.dumps(transition.event(notice.change)).encode()
+            headers = signed(shared, notice.key, int(time.time()), body)
+            connecting.send(told["webhook"], body, headers, told.get("ca_file"))
+
+    return send
 
 
 def signed(secret: bytes, key: str, at: int, body: bytes) -> dict[str, str]:
@@ -59,7 +68,7 @@ def secret(opts: dict, receiver: Receiver) -> bytes:
     try:
         encoded = text.removeprefix(ENCODED)
         found = text.encode() if encoded == text else base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:
         found = b""
     if len(found) < LEAST:
         raise Refused(
@@ -67,9 +76,3 @@ def secret(opts: dict, receiver: Receiver) -> bytes:
             f"allowed: {LEAST} or more; {ENCODED} before what openssl rand -base64 32 says is fine",
         )
     return found
-
-
-def check(opts: dict, receiver: Receiver) -> None:
-    """Raise :class:`Refused` if its secret or its CA cannot be used."""
-    secret(opts, receiver)
-    connecting.trust(receiver.told.get("ca_file"))

@@ -38,10 +38,10 @@ done
 # One unit runs all of cloud-init.
 systemctl mask cloud-init-local.service cloud-config.service cloud-final.service cloud-init-hotplugd.socket
 
-# Nothing has to be looked for at each boot that the image cannot have.
+# Nothing has to be looked for at each boot that the image cannot have. Init scripts and rc.local it can: of a
+# store's own packages.
 mkdir -p /etc/systemd/system-generators
-for generator in cloud-init systemd-{cryptsetup,gpt-auto,hibernate-resume,integritysetup,rc-local} \
-    systemd-{system-update,sysv,veritysetup}; do
+for generator in cloud-init systemd-{cryptsetup,gpt-auto,hibernate-resume,integritysetup,system-update,veritysetup}; do
     ln -s /dev/null "/etc/systemd/system-generators/$generator-generator"
 done
 

@@ -130,3 +130,10 @@ def test_where_the_image_cannot_be_written_is_said_before_it_is_built(tmp_path, 
     assert (done.returncode, done.stdout) == (73, "")
     assert told in done.stderr
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("generator", ["sysv", "rc-local"])
+def test_what_a_stores_own_packages_start_by_a_script_is_started(generator):
+    masked = re.search(r"(?s)for generator in (.*?); do", (KIWI / "config.sh").read_text())[1]
+    assert "cryptsetup" in masked
+    assert generator not in masked

@@ -44,7 +44,7 @@ files = $(addprefix integration/,$(notdir $(wildcard tests/integration/test_*.py
 of_salt = $(filter %good_path.py %doctor.py %doctor_running.py %hostile_minion.py %secrets.py %restored.py %uyuni.py %who.py %api.py,$(files))
 # What SUSE's 3006.0 does with served files, 3006.8 does too.
 of_files = $(filter %good_path.py %doctor.py,$(files))
-longest = part/3008/e2e $(addsuffix /functional,part/3008 part/3006) part/3008/integration/test_time.py \
+longest = part/3008/e2e $(addsuffix /functional,part/3008 part/3006) part/3008/integration/test_time.py part/3008/integration/test_page.py \
 	$(addsuffix /integration/test_restored.py,part/3008 part/3006)
 parts = $(longest) $(filter-out $(longest),$(addprefix part/3008/,$(files) unit packaging) \
 	$(addprefix part/3006/,$(of_salt) unit) $(addprefix part/3006.8/,$(of_files)))

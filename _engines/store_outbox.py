@@ -51,7 +51,7 @@ def start(interval=1.0):
         Seconds between two looks at the ledger.
     """
     try:
-        settings.check(__opts__, "outbox")
+        settings.check(__opts__, "outbox", "dns")
     except Refused as err:
         log.error("%s; %s", err.reason, err.hint)
     for receiver in settings.usable_receivers(__opts__):

@@ -9,7 +9,7 @@ import { badge } from "./list.js";
 import { timeline } from "./timeline.js";
 import { lasting, moment, word } from "./words.js";
 
-const SAID = ["meaning", "waits_for", "over_when", "at_deadline", "failed_in", "reason", "undo", "held_in"];
+const SAID = ["meaning", "waits_for", "over_when", "at_deadline", "failed_in", "reason", "undo", "held_in", "dns"];
 
 export class Store {
   #where = el("div");

@@ -47,6 +47,11 @@ BUDGETS = {
         "a real guest, which boots three times",
     ),
     "test_time.py": (1100, "940 s", "processes that stand still, limits that are waited for"),
+    "test_page.py": (
+        600,
+        "420 s",
+        "a real browser; the proxy slows log-ins down; axe-core in each view",
+    ),
     "test_restored.py": (
         1100,
         "340 s on 3008, 1090 s on 3006",

@@ -221,7 +221,8 @@ def probe(store, generation, checks, nonce=""):
         port must take a connection, a service must run, a command must end with status 0 within
         60 seconds.
 
-    The fact ``results`` is a list of dicts of ``check``, ``ok`` and ``detail``.
+    The fact ``results`` is a list of dicts of ``check``, ``ok`` and ``detail``; ``addresses`` are
+    those of the server's interfaces.
 
     CLI Example:
 

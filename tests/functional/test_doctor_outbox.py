@@ -58,7 +58,7 @@ def test_the_shipped_outbox_is_as_it_should_be(site):
 def test_receivers_without_the_engine_are_told(site):
     site.say(SITE, engines=[])
     ((fault, mend),) = found(site).items()
-    assert fault.startswith("store_deploy:outbox names receivers, and the engine store_outbox is")
+    assert fault.startswith("store_deploy names receivers of changes, and the engine")
     assert "60-store-deploy-outbox.conf" in mend
 
 

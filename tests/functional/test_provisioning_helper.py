@@ -313,6 +313,7 @@ def test_a_port_on_an_ipv6_address_only_takes_connections(call, ipv6_port):
     answer = call("probe", checks=[{"tcp": ipv6_port}])
     assert answer.ok, answer.error
     assert answer.facts["results"][0]["detail"].startswith("fd00::815 port ")
+    assert "fd00::815" in answer.facts["addresses"]
 
 
 def test_an_address_that_means_something_on_one_interface_only_is_not_tried(call, ipv6_port):

@@ -451,6 +451,21 @@ class Ledger:
         with self.writing() as db:
             return db.execute("DELETE FROM requests WHERE id = ?", (request.id,)).rowcount == 1
 
+    def names(self, store: str) -> list[str]:
+        """Return the names of the DNS that may be the store's by our doing."""
+        rows = self.read("SELECT name FROM names WHERE store = ? ORDER BY name", store)
+        return [name for (name,) in rows]
+
+    def note_name(self, store: str, name: str) -> None:
+        """Note a name that is about to be the store's."""
+        with self.writing() as db:
+            db.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (store, name))
+
+    def forget_name(self, store: str, name: str) -> None:
+        """Forget a name that is the store's no more."""
+        with self.writing() as db:
+            db.execute("DELETE FROM names WHERE store = ? AND name = ?", (store, name))
+
 
 def _text(record: Record) -> str:
     # Not by dataclasses.asdict: it copies each value, which took longer than all else of a step.

@@ -231,6 +231,16 @@ class Outbox:
         return [each | {"set_aside": bool(each["set_aside"])} for each in found]
 
 
+def fault_of(ledger: Ledger, store: str, receiver: str) -> str:
+    """Return why a receiver has not taken what there is of a store; empty if there is nothing."""
+    rows = ledger.read(
+        "SELECT fault FROM notices WHERE receiver = ? AND store = ? AND fault != '' "
+        "ORDER BY change DESC LIMIT 1",
+        *(receiver, store),
+    )
+    return str(rows[0][0]) if rows else ""
+
+
 def receivers(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Return what waits for each receiver that was ever there, how much, and since when."""
     rows = ledger.read(

@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 from storemaster.deployment import lifecycle
 from storemaster.deployment.outbox import Notice
 
+DNS = "dns"
+"""Name and kind of the receiver that is the site's name servers."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
 SERVER = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -26,7 +29,7 @@ class Receiver:
 
     name: str
     kind: str
-    """``webhook`` | ``mail`` | ``chat``."""
+    """``webhook`` | ``mail`` | ``chat`` | ``dns``."""
     told: Mapping[str, Any]
     """What the settings say."""
 
@@ -157,6 +160,8 @@ def faults(told: object) -> Iterator[str]:
     for name, each in told.items():
         if not (isinstance(name, str) and NAME.fullmatch(name)):
             yield f"{name!r} is no name, allowed: letters, digits, . _ - (64 of them at most)"
+        elif name == DNS:
+            yield f"{DNS} is what store_deploy:dns is called: take another name"
         elif not isinstance(each, Mapping):
             yield f"{name} is no mapping"
         else:

@@ -69,5 +69,8 @@ ALTER TABLE deployments ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
 UPDATE deployments SET changed = rowid;
 CREATE INDEX deployments_changed ON deployments (changed)
 """,
+    """
+CREATE TABLE names (store TEXT, name TEXT, PRIMARY KEY (store, name)) WITHOUT ROWID
+""",
 )
 """What makes each schema of the one before; the ledger's version is how many were applied."""

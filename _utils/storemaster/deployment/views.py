@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
-from storemaster.deployment import lifecycle, verbs
+from storemaster.deployment import lifecycle, outbox, verbs
 from storemaster.deployment.ledger import Ledger
+from storemaster.deployment.receivers import DNS
 from storemaster.deployment.record import Change, Line, Record
 from storemaster.deployment.times import lasting
 
@@ -150,6 +151,8 @@ def explain(
         told["undo"] = failed_in.undo
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
+    if fault := outbox.fault_of(ledger, this.store, DNS):
+        told["dns"] = f"its name is not as it should be: {fault}; salt-run deploy.outbox {DNS}"
     offered_verbs = verbs.offered(this, ledger)
     theirs = {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}
     told["you_can"] = _you_can(this, theirs)

@@ -84,7 +84,7 @@ def faults(opts: dict, hypervisors: object, tell: hypervisor_checks.Tell) -> lis
         *(configuration.faults, _configuration, _reactors, _running, serving.faults),
         *(_state_dir, autosign, uyuni_pillar.faults, api.faults),
         # None of them is a receiver any more, where what names them is wrong.
-        *(() if "outbox" in wrong else (office.faults,)),
+        *(() if {"dns", "outbox"} & set(wrong) else (office.faults,)),
     )
     found: list[dict[str, Any]] = [
         {"fault": fault, "mend": mend}
@@ -133,8 +133,8 @@ def _configuration(opts: dict) -> Iterator[Fault]:
         )
     if settings.outbox(opts) and "store_outbox" not in _engines(opts):
         yield (
-            "store_deploy:outbox names receivers, and the engine store_outbox is not configured: "
-            "nobody is told",
+            "store_deploy names receivers of changes, and the engine store_outbox is not "
+            "configured: nobody is told",
             install(opts, OUTBOX),
         )
     if not _sweeps(opts):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from storelib import files
 from storelib.errors import Refused
-from storemaster.deployment import receivers
+from storemaster.deployment import naming, receivers
 from storemaster.deployment.approvals import ACTS
 from storemaster.deployment.formats import MINION_ID
 from storemaster.master import config_files
@@ -83,6 +83,7 @@ def _is_role(told: object) -> bool:
 
 
 SETTINGS = {
+    "dns": Setting(lambda v: not any(naming.faults(v)), "a mapping", naming.faults),
     "hypervisor_id": Setting(_is_template, "a minion ID with {store} in it, such as hv-{store}"),
     "max_active": Setting(
         lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
@@ -214,8 +215,8 @@ def roles(opts: dict) -> dict | None:
 
 def outbox(opts: dict) -> list[receivers.Receiver]:
     """Return who is told of changes; raise :class:`Refused` if that is wrong."""
-    check(opts, "outbox")
-    return receivers.receivers(_settings(opts).get("outbox") or {})
+    check(opts, "outbox", "dns")
+    return usable_receivers(opts)
 
 
 def usable_receivers(opts: dict) -> list[receivers.Receiver]:
@@ -223,7 +224,11 @@ def usable_receivers(opts: dict) -> list[receivers.Receiver]:
     told = _settings(opts).get("outbox")
     named = told if isinstance(told, dict) else {}
     right = {name: each for name, each in named.items() if not any(receivers.faults({name: each}))}
-    return receivers.receivers(right)
+    dns = _settings(opts).get("dns")
+    found = receivers.receivers(right)
+    if dns is not None and not any(naming.faults(dns)):
+        found.append(naming.receiver(dns))
+    return found
 
 
 def two_persons(opts: dict) -> list[str]:

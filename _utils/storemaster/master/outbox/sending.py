@@ -15,7 +15,7 @@ from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.outbox import Notice, Outbox
 from storemaster.deployment.receivers import Receiver
 from storemaster.master import settings
-from storemaster.master.outbox import chat, mail, webhook
+from storemaster.master.outbox import chat, mail, name_servers, webhook
 from storemaster.master.outbox.connecting import Send, Unwanted
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ KINDS = {
     "webhook": Kind(webhook.sender, 0, one_by_one=True),
     "mail": Kind(mail.sender, 60, one_by_one=False),
     "chat": Kind(chat.sender, 5, one_by_one=False),
+    "dns": Kind(name_servers.sender, 0, one_by_one=True),
 }
 
 

@@ -31,7 +31,7 @@ def probe(minion: Minion, checks: list[Any]) -> Facts:
         ((kind, wanted),) = check.items()
         passed, detail = PROBES[kind](minion, wanted)
         results.append({"check": check, "ok": passed, "detail": detail})
-    facts = {"results": results}
+    facts = {"results": results, "addresses": minion.addresses() + minion.addresses6()}
     failed = [result for result in results if not result["ok"]]
     if failed:
         raise Fault(

@@ -544,7 +544,7 @@ def adopt(store, hypervisor=None, apply=False):
 
 
 @verb.verb
-def import_(file, apply=False, target="pillar", folder=None, shared_networks=False):
+def import_(file=None, apply=False, target="pillar", folder=None, shared_networks=False, text=None):
     """
     Take stores from a list into the pillar or into Uyuni's forms.
 
@@ -567,6 +567,11 @@ def import_(file, apply=False, target="pillar", folder=None, shared_networks=Fal
     shared_networks
         Stores may be in one network; otherwise that is taken for a mistake.
 
+    text
+        The list itself, in place of a file, for the API: CSV, or YAML if its first line is ``---``
+        or ends with a colon. It must not have a ``guest_pillar``, for all that is said to a runner
+        is seen on the master's bus.
+
     CLI Example:
 
     .. code-block:: bash
@@ -577,7 +582,9 @@ def import_(file, apply=False, target="pillar", folder=None, shared_networks=Fal
     verb.flags(apply=apply, shared_networks=shared_networks)
     people = verb.read_by_people(__opts__)
     try:
-        told = store_lists.import_(__opts__, file, apply, target, folder, shared_networks, _tell)
+        told = store_lists.import_(
+            __opts__, file, text, apply, target, folder, shared_networks, _tell
+        )
     except Faulty as err:
         told = [str(each) for each in err.faults]
         faults = tables.list_faults(told) if people else [each.as_data() for each in err.faults]

@@ -381,7 +381,8 @@ def test_thousands_of_hypervisors_are_looked_at_in_time(opts, found):
             columns = [name for _, name, *_ in db.execute("PRAGMA table_info(deployments)")]
             for n in range(1, 5000):
                 one = dataclasses.asdict(record) | {"store": f"s{n}", "hypervisor": f"hv-{n}"}
-                row = [json.dumps(one) if name == "record" else one[name] for name in columns]
+                beside = one | {"record": json.dumps(one), "changed": n}
+                row = [beside[name] for name in columns]
                 marks = ", ".join("?" * len(row))
                 db.execute(f"INSERT INTO deployments VALUES ({marks})", row)
     began = time.monotonic()

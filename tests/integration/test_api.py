@@ -194,6 +194,18 @@ def test_nobody_names_a_file_of_the_masters(api, token):
     assert not pathlib.Path("/srv/x.csv").exists()
 
 
+def test_a_list_comes_as_text(api, token):
+    text = "hypervisor,store,memory_mib,image.sha256\nhv-0998,0998,4096," + "5e" * 32 + "\n"
+    told = call(token("olga"), "import", text=text).said
+    assert [each["store"] for each in told["new"]] == ["0998"], told
+    assert not list(store_site.PILLAR.rglob("hv-0998*"))
+    told = call(token("olga"), "import", text=f"{text}hv-0999,0998,4096,\n").said
+    assert told["error"].startswith("text has ")
+    assert told["faults"][0]["line"] == 3
+    told = call(token("olga"), "import", text="hypervisor,store,guest_pillar\nhv-1,1,{a: b}\n")
+    assert "may be secret" in told.said["error"]
+
+
 @pytest.mark.parametrize("client", ["local", "wheel", "ssh", "nonsense"])
 def test_a_client_that_is_not_enabled_is_refused(api, token, client):
     assert call(token("olga"), "list", client=client).status == 400

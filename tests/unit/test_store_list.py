@@ -39,6 +39,35 @@ def test_a_good_list_has_no_faults(told):
     assert told(HEAD + GOOD) == []
 
 
+# As text
+
+
+def test_a_list_that_comes_as_text_is_read_as_the_file_would_be():
+    assert [row.own["store"] for row in reading.of_text(HEAD + GOOD).rows] == ["0417", "0418"]
+    text = "---\nstores:\n  - {hypervisor: hv-1, store: '0417'}\n"
+    assert [row.own["store"] for row in reading.of_text(text).rows] == ["0417"]
+    assert [row.own["store"] for row in reading.of_text(text[4:]).rows] == ["0417"]
+
+
+@pytest.mark.parametrize("text", ["", " \n", None, 417, "\0", ["hv-1"]])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(Refused, match="text is no store list"):
+        reading.of_text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hypervisor,store,guest_pillar\nhv-1,0417,{till: s3cr3t}\n",
+        "stores:\n  - {hypervisor: hv-1, store: '0417', guest_pillar: {till: s3cr3t}}\n",
+    ],
+)
+def test_a_list_that_comes_as_text_has_no_secrets(text):
+    with pytest.raises(Refused, match="guest_pillar") as refused:
+        reading.of_text(text)
+    assert "s3cr3t" not in f"{refused.value.reason} {refused.value.hint}"
+
+
 # Columns
 
 

@@ -31,6 +31,7 @@ LOCK = "store-list.lock"
 def import_(
     opts: dict,
     file: object,
+    text: object,
     apply: bool,
     target: str,
     folder: object,
@@ -42,8 +43,10 @@ def import_(
 
     Raises :class:`Faulty` if anything is wrong in it, and nothing is written then.
     """
-    path = _path("FILE", file)
-    stores = reading.read(path)
+    if file is not None and text is not None:
+        raise Refused("both file and text are given", "one of them is the list")
+    path = Path("text") if text is not None else _path("FILE", file)
+    stores = reading.read(path) if text is None else reading.of_text(text)
     if stores.note:
         tell(stores.note)
     with _locked(opts, apply), _opened(opts, target, folder, apply) as there:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from storelib.errors import Refused
-from storemaster.deployment.store_list import csv_file, yaml_file
+from storemaster.deployment.store_list import columns, csv_file, yaml_file
+from storemaster.deployment.store_list.columns import is_secret
 from storemaster.deployment.store_list.rows import StoreList
 
 LARGEST = 64 * 1024**2
@@ -47,6 +48,28 @@ def read(path: Path) -> StoreList:
     found: StoreList = kind.read(text)
     if encoding == "cp1252":
         found.note = f"{path.name} is not UTF-8: it is read as the Latin-1 of a spreadsheet"
+    return found
+
+
+def of_text(text: object) -> StoreList:
+    """
+    Read a list that comes as text: YAML if its first line is ``---`` or ends with a colon, or CSV.
+
+    Raises :class:`Refused` if it is none, or has what must not be seen: what is said to a runner is
+    an event on the master's bus.
+    """
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise Refused("text is no store list", "docs/stores.md says what one has")
+    first = text.lstrip("\ufeff \r\n").splitlines()[0].rstrip()
+    kind: Any = yaml_file if first == "---" or first.endswith(":") else csv_file
+    found: StoreList = kind.read(text)
+    own = [columns.flat(row.own) for row in (*found.rows, *found.groups.values())]
+    secret = sorted({name for values in own for name in values if is_secret(name)})
+    if secret:
+        raise Refused(
+            f"{', '.join(secret)} may be secret, and what comes as text is seen on the bus",
+            "import a file on the master itself, or leave that out",
+        )
     return found
 
 

@@ -127,8 +127,10 @@ def test_it_runs_in_the_last_of_three_boots(deployed, guest):
     assert guest["boot_id"] == boots[-1]
 
 
-def test_it_got_its_address_by_dhcp_and_its_name_from_the_pillar(guest):
+def test_it_got_its_address_by_dhcp_and_its_name_from_the_pillar(guest, deployed):
     assert (guest["address"], guest["gateway"]) == ("10.0.2.15/24", "10.0.2.2")
+    # What would stand in the DNS.
+    assert "10.0.2.15" in deployed.answer["evidence"]["probes"]["addresses"]
     assert guest["hostname"] in ("store-0815", "store-0815.example.com")
 
 

@@ -109,8 +109,13 @@ def answers(port):
 
 
 @contextlib.contextmanager
-def serving(site, proxy=True):
-    """Let a site have the API, reached as a client on another machine would reach it."""
+def serving(site, proxy=True, **settings):
+    """
+    Let a site have the API, reached as a client on another machine would reach it.
+
+    settings
+        Of ``store_deploy``, beside what is shipped.
+    """
     add_users()
     # Salt's helper for PAM would be run by the distribution's Python, which has no Salt here.
     CLIENT.mkdir(exist_ok=True)
@@ -118,7 +123,9 @@ def serving(site, proxy=True):
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     site.master.kill()
-    site.master.start(**shipped(), **{"auth.pam.python": str(python)})
+    told = shipped()
+    told["store_deploy"] |= settings
+    site.master.start(**told, **{"auth.pam.python": str(python)})
     api = Api(site)
     api.start()
     if proxy:

@@ -34,7 +34,7 @@ expect.set_options(timeout=SOON_MS)
 @pytest.fixture(scope="module")
 def api(site):
     """The API and the page; what a test stops, it starts again."""
-    with api_site.serving(site) as api:
+    with api_site.serving(site, two_persons=["redeploy"]) as api:
         yield api
 
 
@@ -286,21 +286,41 @@ def test_what_has_changed_since_the_question_is_not_done(opened, api, waiting):
 
 
 def test_a_refused_act_says_why_and_loses_nothing(opened, api):
-    api.site.describe("hv-page", "page")
-    api.site.start_hypervisors("hv-page")
+    api.site.describe("hv-late", "late")
+    api.site.start_hypervisors("hv-late")
     page = log_in(opened(), "otto")
     page.get_by_role("button", name="Deploy a store").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Store").fill("page")
-    dialog.get_by_label("Replace the server").check()
+    dialog.get_by_label("Store").fill("late")
     dialog.get_by_role("button", name="Show the plan").click()
-    really = dialog.get_by_role("button", name="Deploy: store page")
+    really = dialog.get_by_role("button", name="Deploy: store late")
     expect(really).to_be_visible()
-    api.site.describe("hv-page", "page", cpus=0)
+    api.site.describe("hv-late", "late", cpus=0)
     really.click()
     expect(dialog.get_by_role("alert")).to_contain_text("cpus is 0")
-    expect(dialog.get_by_label("Store")).to_have_value("page")
-    api.site.describe("hv-page", "page")
+    expect(dialog.get_by_label("Store")).to_have_value("late")
+
+
+def test_what_wants_two_persons_waits_for_the_second_one(opened, api):
+    api.site.describe("hv-two", "two")
+    write("two", "deployed")
+    page = log_in(opened(f"{APP}#/store/two"), "otto")
+    asked = page.evaluate(
+        "import('/static/api.js').then((api) => "
+        "api.act('store', {store: 'two', redeploy: true, wait: false}))"
+    )
+    expect(page.get_by_role("heading", name="Waits for another person")).to_be_visible()
+    expect(page.get_by_text("(otto, ")).to_be_visible()
+    # Not the one who asks.
+    expect(page.get_by_role("button", name="Agree")).to_have_count(0)
+    other = log_in(opened(f"{APP}#/store/two"), "olga")
+    other.get_by_role("button", name="Agree").click()
+    shot(other, "agree")
+    other.get_by_role("button", name="Agree: store two").click()
+    expect(other.locator(".now .badge")).to_have_text("awaiting_hypervisor")
+    told = [change.reason for change in api.site.history("two")]
+    assert any(asked["request"] in reason for reason in told), told
+    assert api.site.salt_run("cancel", "two").status == 0
 
 
 def test_a_plan_is_of_the_store_that_is_confirmed(opened, api, waiting):

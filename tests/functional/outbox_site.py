@@ -15,12 +15,41 @@ from storemaster.master.outbox import office, sending
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-class Site:
-    """A master's settings and ledger."""
+class Told:
+    """A master's settings and ledger, and its one receiver of changes."""
+
+    def __init__(self, opts):
+        self.opts = opts
+
+    @property
+    def one(self):
+        (receiver,) = settings.outbox(self.opts)
+        return receiver
+
+    def deliver(self):
+        return sending.deliver(self.opts, self.one)
+
+    def waiting(self):
+        with Ledger(settings.ledger_path(self.opts)) as ledger:
+            return Outbox(ledger, self.one.name).waiting()
+
+    def fault(self):
+        (row,) = office.shown(self.opts, None)
+        return row["fault"]
+
+    def hurry(self):
+        """Let all pauses be over, as time would."""
+        with Ledger(settings.ledger_path(self.opts)) as ledger, ledger.writing() as db:
+            db.execute("UPDATE receivers SET due = 0")
+            db.execute("UPDATE notices SET due = 0")
+
+
+class Site(Told):
+    """One whose receiver a test names."""
 
     def __init__(self, folder):
+        super().__init__({"store_deploy": {"state_dir": str(folder / "state"), "outbox": {}}})
         self.folder = folder
-        self.opts = {"store_deploy": {"state_dir": str(folder / "state"), "outbox": {}}}
         self.file("secret", SECRET)
 
     def file(self, name, text, mode=0o600):
@@ -32,10 +61,7 @@ class Site:
     def receiver(self, **told):
         """Name a receiver, from before anything happened."""
         self.opts["store_deploy"]["outbox"]["it"] = told
-        (receiver,) = settings.outbox(self.opts)
-        self.receiver_ = receiver
-        sending.deliver(self.opts, receiver)
-        return receiver
+        self.deliver()
 
     def webhook(self, url, **told):
         return self.receiver(webhook=url, secret_file=str(self.folder / "secret"), **told)
@@ -44,23 +70,6 @@ class Site:
         with Ledger(settings.ledger_path(self.opts)) as ledger, act_as(Actor(who, "api")):
             old = ledger.get(store) or ledger.save(_record(store))
             ledger.save(dataclasses.replace(old, state=state, since=time.time(), **changes), reason)
-
-    def deliver(self):
-        return sending.deliver(self.opts, self.receiver_)
-
-    def waiting(self):
-        with Ledger(settings.ledger_path(self.opts)) as ledger:
-            return Outbox(ledger, "it").waiting()
-
-    def fault(self):
-        (row,) = office.shown(self.opts, None)
-        return row["fault"]
-
-    def hurry(self):
-        """Let all pauses be over, as time would."""
-        with Ledger(settings.ledger_path(self.opts)) as ledger, ledger.writing() as db:
-            db.execute("UPDATE receivers SET due = 0")
-            db.execute("UPDATE notices SET due = 0")
 
 
 def _record(store):

@@ -15,13 +15,13 @@ import dns.message
 import dns.query
 import dns.rcode
 import pytest
+from outbox_site import Told
 
 from storemaster.deployment.evidence import Evidence
 from storemaster.deployment.ledger import Ledger
-from storemaster.deployment.outbox import Outbox
 from storemaster.deployment.record import Record
 from storemaster.master import settings
-from storemaster.master.outbox import name_servers, office, sending
+from storemaster.master.outbox import name_servers, office
 
 ZONE, REVERSE, SIX = "stores.example.com", "2.0.192.in-addr.arpa", "8.b.d.0.1.0.0.2.ip6.arpa"
 KEY = "store-deploy"
@@ -102,11 +102,10 @@ def bind(tmp_path):
     bind.stop()
 
 
-class Site:
-    """A master's settings and ledger."""
+class Site(Told):
+    """A site whose receiver is a name server."""
 
     def __init__(self, folder, bind):
-        self.bind = bind
         self.key = folder / "key"
         self.key.touch(0o600)
         self.key.write_text(f"{bind.secret}\n")
@@ -117,12 +116,8 @@ class Site:
             "key_name": KEY,
             "key_file": str(self.key),
         }
-        self.opts = {"store_deploy": {"state_dir": str(folder / "state"), "dns": self.dns}}
+        super().__init__({"store_deploy": {"state_dir": str(folder / "state"), "dns": self.dns}})
         self.deliver()
-
-    def deliver(self):
-        (receiver,) = settings.outbox(self.opts)
-        return sending.deliver(self.opts, receiver)
 
     def becomes(self, state, *addresses, store="0815", generation=None, hostname="", **evidence):
         """Let a store get into a state, with what its server has told."""
@@ -148,19 +143,6 @@ class Site:
             )
             ledger.save(made, "so it is")
         return self.deliver()
-
-    def fault(self):
-        (row,) = office.shown(self.opts, None)
-        return row["fault"]
-
-    def hurry(self):
-        with Ledger(settings.ledger_path(self.opts)) as ledger, ledger.writing() as db:
-            db.execute("UPDATE receivers SET due = 0")
-            db.execute("UPDATE notices SET due = 0")
-
-    def waiting(self):
-        with Ledger(settings.ledger_path(self.opts)) as ledger:
-            return [each["state"] for each in Outbox(ledger, "dns").waiting()]
 
 
 @pytest.fixture
@@ -317,7 +299,7 @@ def test_a_server_that_is_down_is_tried_again_and_the_other_one_asked(site, bind
     site.dns["servers"] = [nobody]
     assert site.becomes("deployed", "192.0.2.7") == 0
     assert site.fault().startswith(f"no name server answers: {nobody}: ")
-    assert site.waiting() == ["deployed"]
+    assert [each["state"] for each in site.waiting()] == ["deployed"]
     site.dns["servers"] = [nobody, bind.server]
     site.hurry()
     assert site.deliver() == 1

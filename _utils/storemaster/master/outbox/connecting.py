@@ -59,6 +59,8 @@ def connected(host: str, port: int, seconds: float, wrap: Wrap) -> Iterator[sock
     over = threading.Event()
     try:
         with socket.create_connection((host, port), seconds) as raw, raw.dup() as other:
+            # The clock below is to be the one that ends it, and is told of by its name.
+            raw.settimeout(2 * seconds)
 
             def end() -> None:
                 over.set()

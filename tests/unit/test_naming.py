@@ -77,10 +77,15 @@ def test_addresses_are_those_that_the_server_told_within_the_networks():
     assert [str(each) for each in naming.addresses(back, ["10.0.0.0/8"])] == ["10.0.0.8"]
 
 
-@pytest.mark.parametrize("told", [None, {}, {"addresses": []}, {"addresses": ["192.0.2.7"]}])
+@pytest.mark.parametrize("told", [{"addresses": []}, {"addresses": ["192.0.2.7"]}])
 def test_without_one_it_is_told(told):
     with pytest.raises(Fault, match="no address of store-0815 is within"):
         naming.addresses(store(probes=told), ["10.0.0.0/8"])
+
+
+@pytest.mark.parametrize("told", [None, {}, {"results": []}])
+def test_a_server_that_was_never_asked_has_told_nothing(told):
+    assert naming.addresses(store(probes=told), ["10.0.0.0/8"]) is None
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_explain_says_that_the_name_is_not_as_it_should_be(tmp_path):
         box.collect(lambda _: True)
         made = ledger.save(dataclasses.replace(store(), state="deployed", due=None), "so it is")
         box.collect(lambda _: True)
-        assert outbox.fault_of(ledger, "0815", "dns") == ""
+        assert outbox.fault_of(ledger, "0815", 1, "dns") == ""
         assert "dns" not in views.explain(made, 1.0, ledger)
         box.failed(box.due(1.0), "no name server answers", 1.0)
         told = views.explain(made, 1.0, ledger)["dns"]

@@ -22,6 +22,9 @@ ZONE = re.compile(rf"{LABEL}(\.{LABEL})*\.?")
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 TTL_S = 300
 
+MOST = 16
+"""Addresses that one server has at most."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -79,29 +82,48 @@ def receiver(told: Mapping[str, Any]) -> Receiver:
     return Receiver(DNS, DNS, {**told, "states": STATES})
 
 
-def addresses(record: Record, networks: list[str]) -> list[Address]:
+def addresses(record: Record, networks: list[str]) -> list[Address] | None:
     """
     Return the addresses that the store's server has told, under its seal, within these networks.
 
-    A guest that is somebody else's by now must not be able to claim any address.
+    ``None`` if it was never asked, as one that was adopted. A guest that is somebody else's by now
+    must not be able to claim any address: where the pillar has them, these are all that count.
     """
-    told = record.evidence.server or record.evidence.probes or {}
+    told = record.evidence.server or record.evidence.probes
+    if told is None or "addresses" not in told:
+        return None
+    said = told["addresses"] if isinstance(told["addresses"], list) else []
     allowed = [ipaddress.ip_network(each) for each in networks]
+    static = _static(record)
     found: list[Address] = []
-    for text in told.get("addresses", ()):
+    for text in said:
+        # What means something on one interface only is nobody else's address.
+        if not isinstance(text, str) or "%" in text:
+            continue
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             continue
-        if any(address in each for each in allowed) and address not in found:
+        known = static is None or address in static
+        if known and address not in found and any(address in each for each in allowed):
             found.append(address)
-    if not found:
-        said = ", ".join(map(str, told.get("addresses", ()))) or "none"
+    if not found or len(found) > MOST:
+        shown = ", ".join(map(str, said[:MOST])) or "none"
+        what = "no address" if not found else f"more than {MOST} addresses"
+        which = "" if static is None else ", and is one of its pillar's"
         raise Fault(
-            f"no address of {record.minion_id} is within store_deploy:dns:networks: {said}",
-            "add its network there, or see which addresses the server has",
+            f"{what} of {record.minion_id} is within store_deploy:dns:networks{which}: {shown}",
+            "correct the networks, or see which addresses the server has",
         )
     return found
+
+
+def _static(record: Record) -> set[Address] | None:
+    """Return the addresses that the pillar gives the server; ``None`` if it leaves one open."""
+    given = [str(each.get("address", "dhcp")) for each in record.spec.get("interfaces", ())]
+    if not given or any("/" not in each for each in given):
+        return None
+    return {ipaddress.ip_interface(each).ip for each in given}
 
 
 def hostname(record: Record, zones: list[str]) -> str:

@@ -231,12 +231,13 @@ class Outbox:
         return [each | {"set_aside": bool(each["set_aside"])} for each in found]
 
 
-def fault_of(ledger: Ledger, store: str, receiver: str) -> str:
-    """Return why a receiver has not taken what there is of a store; empty if there is nothing."""
+def fault_of(ledger: Ledger, store: str, generation: int, receiver: str) -> str:
+    """Return why a receiver has not taken what there is of a deployment; empty if it has."""
     rows = ledger.read(
-        "SELECT fault FROM notices WHERE receiver = ? AND store = ? AND fault != '' "
-        "ORDER BY change DESC LIMIT 1",
-        *(receiver, store),
+        "SELECT coalesce(nullif(n.fault, ''), r.fault) FROM notices n "
+        "JOIN receivers r ON r.name = n.receiver JOIN history h ON h.id = n.change "
+        "WHERE n.receiver = ? AND n.store = ? AND h.generation = ? ORDER BY n.change DESC LIMIT 1",
+        *(receiver, store, generation),
     )
     return str(rows[0][0]) if rows else ""
 

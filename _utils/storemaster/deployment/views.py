@@ -151,7 +151,7 @@ def explain(
         told["undo"] = failed_in.undo
     elif this.state == lifecycle.HELD.name:
         told["held_in"] = this.held_in
-    if fault := outbox.fault_of(ledger, this.store, DNS):
+    if fault := outbox.fault_of(ledger, this.store, this.generation, DNS):
         told["dns"] = f"its name is not as it should be: {fault}; salt-run deploy.outbox {DNS}"
     offered_verbs = verbs.offered(this, ledger)
     theirs = {verb: offered_verbs[verb] for verb in filter(may, offered_verbs)}

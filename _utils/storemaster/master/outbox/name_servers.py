@@ -19,7 +19,6 @@ from typing import Any
 from storelib.errors import Fault, Refused
 from storemaster.deployment import lifecycle, naming
 from storemaster.deployment.ledger import Ledger
-from storemaster.deployment.naming import Address
 from storemaster.deployment.outbox import Notice
 from storemaster.deployment.receivers import Receiver
 from storemaster.deployment.record import Record
@@ -32,10 +31,12 @@ try:
     import dns.name
     import dns.query
     import dns.rcode
+    import dns.rdatatype
     import dns.tsig
     import dns.update
 
-    HAS_DNSPYTHON = True
+    # Version 2, or a newer one.
+    HAS_DNSPYTHON = hasattr(dns.update, "UpdateMessage")
 except ImportError:
     HAS_DNSPYTHON = False
 
@@ -46,12 +47,13 @@ TIMEOUT_S = 5.0
 
 WHERE = "store_deploy:dns"
 
+DEPLOYED = lifecycle.DEPLOYED.name
+
+ELSEWHERE = ("NOTAUTH", "NOTIMP", "SERVFAIL")
+"""Answers after which another server is asked."""
+
 LEAST = 16
 """Bytes that a key has at least."""
-
-
-class NotOurs(Unwanted):
-    """The name is somebody else's."""
 
 
 def sender(opts: dict, receiver: Receiver) -> Send:
@@ -62,7 +64,7 @@ def sender(opts: dict, receiver: Receiver) -> Send:
     """
     if not HAS_DNSPYTHON:
         raise Refused(
-            f"dnspython is not there, which {WHERE} needs",
+            f"dnspython 2 is not there, which {WHERE} needs",
             "install python3-dnspython, or dnspython with salt-pip, for the Python that runs Salt",
         )
     zones = Zones(receiver.told, credentials.read(opts, receiver.told, "key", "the key", WHERE))
@@ -71,9 +73,13 @@ def sender(opts: dict, receiver: Receiver) -> Send:
         with Ledger(settings.ledger_path(opts)) as ledger:
             for notice in notices:
                 record, change = ledger.get(notice.change.store), notice.change
-                # What has gone on since then is told by its own notice.
-                of_it = (change.generation, change.state)
-                if record and (record.generation, record.state) == of_it:
+                if record is None:
+                    continue
+                now = (record.generation, record.state)
+                # What has gone on since then is told by its own notice; a server that is gone is
+                # gone, whatever is made in its place.
+                gone = change.state != DEPLOYED and record.state != DEPLOYED
+                if gone or now == (change.generation, change.state):
                     zones.follow(ledger, record)
 
     return send
@@ -93,33 +99,47 @@ class Zones:
                 "allowed: base64, as tsig-keygen prints it as secret",
             )
         self.told = told
+        self._servers = list(told["servers"])
         self._key = dns.tsig.Key(
             dns.name.from_text(told["key_name"]), raw, told.get("algorithm", "hmac-sha256")
         )
 
     def follow(self, ledger: Ledger, record: Record) -> None:
         """Set the names of a store that is deployed, or take them away."""
+        store, zones = record.store, self.told["zones"]
         try:
             wanted = self._wanted(record)
-        except Fault as err:
-            raise Unwanted(err.reason, err.hint) from None
-        for name in sorted(set(ledger.names(record.store)) - set(wanted)):
-            if naming.zone_of(name, self.told["zones"]):
-                self._set(name, record.store, [])
-            ledger.forget_name(record.store, name)
+        except (Fault, ValueError) as err:
+            reason, hint = getattr(err, "reason", str(err)), getattr(err, "hint", "")
+            raise Unwanted(reason, hint) from None
+        if wanted is None:
+            log.info("%s: its server was never asked for its addresses: its name stays", store)
+            return
+        known = set(ledger.names(store))
+        if not wanted:
+            # A ledger from a backup, or one that was lost, may not know it.
+            known.add(str(record.spec["hostname"]).rstrip(".").lower())
+        for name in sorted(known - set(wanted)):
+            if not naming.zone_of(name, zones):
+                log.warning("%s: no zone of %s has %s any more: it stays", store, WHERE, name)
+                continue
+            self._take_away(name, store)
+            ledger.forget_name(store, name)
         for name, records in wanted.items():
             # Before: who is killed in between takes it away later.
-            ledger.note_name(record.store, name)
-            self._set(name, record.store, records)
+            ledger.note_name(store, name)
+            self._set(name, store, records)
 
-    def _wanted(self, record: Record) -> dict[str, list[tuple[str, str]]]:
+    def _wanted(self, record: Record) -> dict[str, list[tuple[str, str]]] | None:
         """Return kind and text of the records of each name of a store."""
-        if record.state != lifecycle.DEPLOYED.name:
+        if record.state != DEPLOYED:
             return {}
         zones = self.told["zones"]
         name = naming.hostname(record, zones)
         found = naming.addresses(record, self.told["networks"])
-        wanted = {name: [(_kind(each), str(each)) for each in found]}
+        if found is None:
+            return None
+        wanted = {name: [("A" if each.version == 4 else "AAAA", str(each)) for each in found]}
         for each in found:
             if naming.zone_of(each.reverse_pointer, zones):
                 wanted[each.reverse_pointer] = [("PTR", f"{name}.")]
@@ -127,29 +147,46 @@ class Zones:
 
     def _set(self, name: str, store: str, records: list[tuple[str, str]]) -> None:
         """Give a name these records and no others, if it is ours or nobody's."""
-        marker = f'"{naming.marker(store)}"'
+        marker, texts = _quoted(naming.marker(store)), self._texts(name)
 
-        def ours(update: dns.update.UpdateMessage, relative: Any) -> None:
-            update.present(relative, "TXT", marker)
-            for kind in ("A", "AAAA", "PTR"):
-                update.delete(relative, kind)
-            if not records:
-                update.delete(relative, "TXT", marker)
+        def fill(update: dns.update.UpdateMessage, relative: dns.name.Name) -> None:
+            if marker in texts:
+                self._ours(update, relative, texts)
+            else:
+                update.absent(relative)
+                update.add(relative, self._ttl, "TXT", marker)
             for kind, text in records:
                 update.add(relative, self._ttl, kind, text)
 
-        def nobodys(update: dns.update.UpdateMessage, relative: Any) -> None:
-            update.absent(relative)
-            update.add(relative, self._ttl, "TXT", marker)
-            for kind, text in records:
-                update.add(relative, self._ttl, kind, text)
-
-        if self._done(name, ours) or not records or self._done(name, nobodys):
+        if self._done(name, fill):
             return
-        raise NotOurs(
+        if marker in texts:
+            raise Undelivered(f"{name} was changed by somebody else at the same time")
+        raise Unwanted(
             f"{name} is in the DNS already and has no mark of store {store}'s",
             f"if it is to be the store's, remove its records there, or add the TXT record {marker}",
         )
+
+    def _take_away(self, name: str, store: str) -> None:
+        """Take our records from a name, if it is ours."""
+        marker, texts = _quoted(naming.marker(store)), self._texts(name)
+
+        def fill(update: dns.update.UpdateMessage, relative: dns.name.Name) -> None:
+            self._ours(update, relative, texts)
+            update.delete(relative, "TXT", marker)
+
+        if marker in texts and not self._done(name, fill):
+            raise Undelivered(f"{name} was changed by somebody else at the same time")
+
+    @staticmethod
+    def _ours(update: dns.update.UpdateMessage, relative: dns.name.Name, texts: list[str]) -> None:
+        """Change a name only while its TXT records are these, and take its addresses away."""
+        for text in texts:
+            update.present(relative, "TXT", text)
+        # What a key may change there need not be more than that.
+        reverse = str(relative).endswith(".arpa.")
+        for kind in ("PTR",) if reverse else ("A", "AAAA"):
+            update.delete(relative, kind)
 
     @property
     def _ttl(self) -> int:
@@ -163,23 +200,31 @@ class Zones:
         )
         fill(update, dns.name.from_text(name))
         answer = self._asked(update)
-        code = answer.rcode()
-        if code in (dns.rcode.NXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN, dns.rcode.YXRRSET):
+        code = dns.rcode.to_text(answer.rcode())
+        if code in ("NXRRSET", "NXDOMAIN", "YXDOMAIN", "YXRRSET"):
             return False
-        if code != dns.rcode.NOERROR:
-            raise Undelivered(
-                f"the name server refuses to change {name} in {zone}: {dns.rcode.to_text(code)}",
-                f"let the key {self.told['key_name']} update A, AAAA, PTR and TXT there",
+        if code != "NOERROR":
+            raise Unwanted(
+                f"the name server refuses to change {name} in {zone}: {code}",
+                f"let the key {self.told['key_name']} update A, AAAA or PTR, and TXT there"
+                if code == "REFUSED"
+                else f"see to servers and zones of {WHERE}, and to the name server's log",
             )
         return True
 
+    def _texts(self, name: str) -> list[str]:
+        """Return the TXT records of a name, as they are written in a zone."""
+        answer = self._asked(dns.message.make_query(dns.name.from_text(name), "TXT"))
+        sets = [each for each in answer.answer if each.rdtype == dns.rdatatype.TXT]
+        return [record.to_text() for each in sets for record in each]
+
     def _asked(self, message: dns.message.Message) -> dns.message.Message:
         """Send a message to the first server that answers."""
-        faults = []
-        for server in self.told["servers"]:
+        faults, last = [], None
+        for server in list(self._servers):
             host, _, port = server.partition("#")
             try:
-                return dns.query.tcp(message, host, TIMEOUT_S, int(port or 53))
+                answer = dns.query.tcp(message, host, TIMEOUT_S, int(port or 53))
             except dns.tsig.PeerError as err:
                 raise Undelivered(
                     f"the name server {server} does not take the key {self.told['key_name']}: "
@@ -189,8 +234,17 @@ class Zones:
             except (OSError, EOFError, dns.exception.DNSException) as err:
                 late = isinstance(err, dns.exception.Timeout)
                 faults.append(f"{server}: {'no answer' if late else err or type(err).__name__}")
-        raise Undelivered(f"no name server answers: {'; '.join(faults)}")
+                continue
+            last = answer
+            if dns.rcode.to_text(answer.rcode()) not in ELSEWHERE:
+                # It is asked first from now on.
+                self._servers.remove(server)
+                self._servers.insert(0, server)
+                break
+        if last is None:
+            raise Undelivered(f"no name server answers: {'; '.join(faults)}")
+        return last
 
 
-def _kind(address: Address) -> str:
-    return "A" if address.version == 4 else "AAAA"
+def _quoted(text: str) -> str:
+    return f'"{text}"'

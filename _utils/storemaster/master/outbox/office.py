@@ -13,6 +13,7 @@ from storelib.errors import LedgerError, Refused
 from storemaster.deployment import outbox
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.outbox import Outbox
+from storemaster.deployment.receivers import DNS
 from storemaster.deployment.times import lasting
 from storemaster.deployment.views import when
 from storemaster.master import settings
@@ -79,11 +80,15 @@ def act(opts: dict, receiver: str | None, retry: bool, drop: bool) -> dict[str, 
             if receiver not in kinds:
                 raise Refused(
                     f"{receiver} is no receiver any more, so nothing is sent",
-                    "name it in store_deploy:outbox again, or forget its notices: "
+                    f"name it in {_where(receiver)} again, or forget its notices: "
                     f"salt-run deploy.outbox {receiver} drop=True",
                 )
             return {"receiver": receiver, "tried_again": of_one.again()}
         return {"receiver": receiver, "dropped": of_one.drop(everything=receiver not in kinds)}
+
+
+def _where(receiver: str) -> str:
+    return "store_deploy:dns" if receiver == DNS else "store_deploy:outbox"
 
 
 def faults(opts: dict) -> Iterator[Fault]:
@@ -107,7 +112,7 @@ def faults(opts: dict) -> Iterator[Fault]:
             yield (
                 f"{name} is no receiver any more, and its notices are kept: "
                 f"{told['waiting'] + told['set_aside']}",
-                f"name it in store_deploy:outbox again, or forget them: {see} drop=True",
+                f"name it in {_where(name)} again, or forget them: {see} drop=True",
             )
         elif told["set_aside"]:
             yield (

@@ -130,6 +130,7 @@ bench: packages  ## speed against the same work by hand, and the product's own t
 	@$(call venv,$(SALT))/bin/python tests/bench/run
 	@$(call on_machine,python tests/bench/own)
 	@PATH=$(call venv,$(SALT))/bin:$$PATH; python tests/bench/lists; python tests/bench/outbox
+	@$(call on_machine,python tests/bench/page)
 
 bench-scale: packages  ## what one thing costs the master with 100, 1,000 and 10,000 stores: the same, or it fails
 	@$(call on_machine,python tests/bench/scale)

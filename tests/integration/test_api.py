@@ -132,7 +132,8 @@ def test_each_line_of_the_page_does_what_it_says(api):
     assert by_verb["retire"]["state"] in ("retiring", "retired")
     assert by_verb["cancel"]["state"] in ("cancelling", "cancelled")
     assert by_verb["export"] == {"stores": by_verb["export"]["stores"]}
-    assert [row["store"] for row in by_verb["list"]] == [STORE]
+    assert [row["store"] for row in by_verb["list"]["stores"]] == [STORE]
+    assert by_verb["whoami"]["role"] == "owner"
     whose = {(row.actor, row.way) for row in api.history(STORE)}
     assert ("olga", "api") in whose
     assert whose - {("olga", "api")} <= {

@@ -583,7 +583,7 @@ def import_(file=None, apply=False, target="pillar", folder=None, shared_network
     people = verb.read_by_people(__opts__)
     try:
         told = store_lists.import_(
-            __opts__, file, text, apply, target, folder, shared_networks, _tell
+            __opts__, file, apply, target, folder, shared_networks, _tell, text
         )
     except Faulty as err:
         told = [str(each) for each in err.faults]

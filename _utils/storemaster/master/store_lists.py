@@ -31,12 +31,12 @@ LOCK = "store-list.lock"
 def import_(
     opts: dict,
     file: object,
-    text: object,
     apply: bool,
     target: str,
     folder: object,
     shared_networks: bool,
     tell: Tell,
+    text: object = None,
 ) -> dict[str, Any]:
     """
     Compare a store list with what is described, and write what differs if ``apply``.

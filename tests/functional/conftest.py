@@ -12,6 +12,7 @@ import pytest
 import salt._logging
 import salt.config
 import salt.loader
+from tests.uyuni.api import certificate
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 
@@ -51,6 +52,12 @@ class Libvirtd:
         self.stop()
         self.logd.terminate()
         self.logd.wait()
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory):
+    """The certificate of a server on this machine, and its key."""
+    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

@@ -376,9 +376,14 @@ def test_a_wrong_key_is_told(site, bind):
     assert bind.ask(NAME, "A") == ["192.0.2.7"]
 
 
-def test_a_server_that_is_down_is_tried_again_and_the_other_one_asked(site, bind):
+@pytest.fixture
+def nobody():
+    """A server that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = f"127.0.0.1#{free.getsockname()[1]}"
+        return f"127.0.0.1#{free.getsockname()[1]}"
+
+
+def test_a_server_that_is_down_is_tried_again_and_the_other_one_asked(site, bind, nobody):
     site.dns["servers"] = [nobody]
     assert site.becomes("deployed", "192.0.2.7") == 0
     assert site.fault().startswith(f"no name server answers: {nobody}: ")
@@ -389,9 +394,7 @@ def test_a_server_that_is_down_is_tried_again_and_the_other_one_asked(site, bind
     assert bind.ask(NAME, "A") == ["192.0.2.7"]
 
 
-def test_the_server_that_answers_is_asked_first_from_then_on(site, bind):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = f"127.0.0.1#{free.getsockname()[1]}"
+def test_the_server_that_answers_is_asked_first_from_then_on(site, bind, nobody):
     zones = name_servers.Zones({**site.dns, "servers": [nobody, bind.server]}, bind.secret)
     assert zones._texts(NAME) == []
     assert zones._servers == [bind.server, nobody]

@@ -14,7 +14,6 @@ import pytest
 from outbox_site import SECRET, Site, never
 from standardwebhooks.webhooks import Webhook
 from tests.receiving import Web, raw, server_context
-from tests.uyuni.api import certificate
 
 from storelib.errors import Refused
 from storemaster.deployment.outbox import Outbox
@@ -24,12 +23,6 @@ from storemaster.master.outbox import connecting, office, webhook
 @pytest.fixture
 def site(tmp_path):
     return Site(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory):
-    """The certificate of a receiver, and its key."""
-    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from aiosmtpd.smtp import SMTP
 from outbox_site import Site, never
 from tests.receiving import Mail, raw, server_context
-from tests.uyuni.api import certificate
 
 from storemaster.deployment.ledger import Ledger
 from storemaster.deployment.outbox import Outbox
@@ -21,12 +20,6 @@ from storemaster.master.outbox import mail
 @pytest.fixture
 def site(tmp_path):
     return Site(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory):
-    """The certificate of a receiver, and its key."""
-    return certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -96,15 +89,26 @@ def test_who_asked_for_the_deployment_is_told_its_end(site):
     assert told["subject"] == "store 0815: deployed"
 
 
-def test_by_starttls_with_a_log_in(site, tls):
+@pytest.fixture
+def locked(site, tls):
+    """A server that wants STARTTLS and a password, and how to log in with one."""
     crt, key = tls
-    password = site.file("password", "hunter2")
-    log_in = {"user": "salt", "password_file": password, "ca_file": str(crt), "tls": "starttls"}
+
+    def log_in(password):
+        file = site.file("password", password)
+        how = {"user": "salt", "password_file": file, "ca_file": str(crt), "tls": "starttls"}
+        site.receiver(**mail_settings(server, **how))
+
     with Mail(server_context(crt, key), "salt", "hunter2") as server:
-        site.receiver(**mail_settings(server, **log_in))
-        site.change()
-        assert site.deliver() == 1
-        assert len(server.mails) == 1
+        yield server, log_in
+
+
+def test_by_starttls_with_a_log_in(site, locked):
+    server, log_in = locked
+    log_in("hunter2")
+    site.change()
+    assert site.deliver() == 1
+    assert len(server.mails) == 1
 
 
 @pytest.mark.parametrize(
@@ -128,14 +132,11 @@ def test_a_mail_server_that_is_not_spoken_to_as_it_wants_gets_nothing(
     assert fault in site.fault()
 
 
-def test_a_wrong_password_is_told_and_not_shown(site, tls):
-    crt, key = tls
-    password = site.file("password", "hunter3")
-    log_in = {"user": "salt", "password_file": password, "ca_file": str(crt), "tls": "starttls"}
-    with Mail(server_context(crt, key), "salt", "hunter2") as server:
-        site.receiver(**mail_settings(server, **log_in))
-        site.change()
-        assert site.deliver() == 0
+def test_a_wrong_password_is_told_and_not_shown(site, locked):
+    _, log_in = locked
+    log_in("hunter3")
+    site.change()
+    assert site.deliver() == 0
     assert "it answers 535" in site.fault()
     assert "hunter3" not in site.fault()
 

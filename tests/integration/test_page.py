@@ -390,26 +390,27 @@ def test_a_lost_master_is_told_what_is_old_is_marked_and_it_comes_back(opened, a
     expect(page.locator(".fresh.old")).to_have_count(0)
 
 
-def test_a_session_that_is_over_asks_for_a_log_in_and_loses_nothing(opened, api, markup):
-    page = log_in(opened(f"{APP}#/store/{markup}"), "otto")
-    page.get_by_label("Note for the history").fill("ticket 4711")
+def in_a_session_that_is_over(opened, api, store, note):
+    """Write a note of otto's, whose session has ended meanwhile."""
+    page = log_in(opened(f"{APP}#/store/{store}"), "otto")
+    page.get_by_label("Note for the history").fill(note)
     # It keeps the sessions in its memory.
     api.salt_api.kill()
     api.start()
     page.get_by_role("button", name="Write").click()
     expect(page.get_by_text("Your session is over")).to_be_visible()
+    return page
+
+
+def test_a_session_that_is_over_asks_for_a_log_in_and_loses_nothing(opened, api, markup):
+    page = in_a_session_that_is_over(opened, api, markup, "ticket 4711")
     shot(page, "session-over")
     log_in(page, "otto")
     expect(page.get_by_role("cell", name="note: ticket 4711")).to_be_visible()
 
 
 def test_nobody_goes_on_with_what_another_one_began(opened, api, markup):
-    page = log_in(opened(f"{APP}#/store/{markup}"), "otto")
-    page.get_by_label("Note for the history").fill("of otto's")
-    api.salt_api.kill()
-    api.start()
-    page.get_by_role("button", name="Write").click()
-    expect(page.get_by_text("Your session is over")).to_be_visible()
+    page = in_a_session_that_is_over(opened, api, markup, "of otto's")
     page.evaluate("window.before = true")
 
     def begins_anew():

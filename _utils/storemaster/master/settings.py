@@ -30,8 +30,13 @@ class Setting(NamedTuple):
 
     good: Callable[[object], bool]
     allowed: str
-    faults: Callable[[object], Iterable[str]] | None = None
-    """Tells what is wrong in a value of many parts, instead."""
+
+
+class Parts(NamedTuple):
+    """What a setting of many parts may be."""
+
+    faults: Callable[[object], Iterable[str]]
+    """Tells what is wrong in a value, a sentence each."""
 
 
 def _is_template(value: object) -> bool:
@@ -82,16 +87,14 @@ def _is_role(told: object) -> bool:
     return told["role"] in ROLES
 
 
-SETTINGS = {
-    "dns": Setting(lambda v: not any(naming.faults(v)), "a mapping", naming.faults),
+SETTINGS: dict[str, Setting | Parts] = {
+    "dns": Parts(naming.faults),
     "hypervisor_id": Setting(_is_template, "a minion ID with {store} in it, such as hv-{store}"),
     "max_active": Setting(
         lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
         "a whole number, 1 or more",
     ),
-    "outbox": Setting(
-        lambda v: not any(receivers.faults(v)), "a mapping of receivers", receivers.faults
-    ),
+    "outbox": Parts(receivers.faults),
     "roles": Setting(
         _are_roles,
         f"a mapping of users, or of this machine's groups with a % behind, to {' | '.join(ROLES)}, "
@@ -129,18 +132,22 @@ def _wrong(opts: dict) -> dict[str, str]:
     for key, value in (ours or {}).items():
         if key not in SETTINGS:
             found[str(key)] = f"store_deploy: {key} is no setting, allowed: {', '.join(SETTINGS)}"
-        elif value is not None and (told := _in_parts(key, value)):
-            found[key] = f"store_deploy: {key}: {told}"
-        elif value is not None and not SETTINGS[key].good(value):
-            # It may have a password in the wrong place.
-            shown = "wrong" if key == "uyuni" else repr(value)
-            found[key] = f"store_deploy: {key} is {shown}, allowed: {SETTINGS[key].allowed}"
+        elif value is not None and (fault := _fault(key, value)):
+            found[key] = f"store_deploy: {key}{fault}"
     return found
 
 
-def _in_parts(key: str, value: object) -> str:
-    parts = SETTINGS[key].faults
-    return "; ".join(parts(value)) if parts else ""
+def _fault(key: str, value: object) -> str:
+    """Return how a sentence goes on that says what is wrong with a value; empty if nothing is."""
+    setting = SETTINGS[key]
+    if isinstance(setting, Parts):
+        told = "; ".join(setting.faults(value))
+        return f": {told}" if told else ""
+    if setting.good(value):
+        return ""
+    # It may have a password in the wrong place.
+    shown = "wrong" if key == "uyuni" else repr(value)
+    return f" is {shown}, allowed: {setting.allowed}"
 
 
 def _mend(opts: dict, key: str) -> str:

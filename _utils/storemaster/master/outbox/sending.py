@@ -49,7 +49,7 @@ def deliver(opts: dict, receiver: Receiver) -> int:
     """
     Tell a receiver what is due; return how many notices it took.
 
-    Another process that is at it is left alone. Raises :class:`LedgerError` only.
+    Another process that is at it is left alone. Raises :class:`LedgerError`.
     """
     path = settings.ledger_path(opts)
     with (
@@ -66,11 +66,11 @@ def deliver(opts: dict, receiver: Receiver) -> int:
 
 
 def _sent(opts: dict, receiver: Receiver, outbox: Outbox) -> int:
-    kind, due = KINDS[receiver.kind], outbox.due(time.time())
-    if unwanted := [each for each in due if not receiver.wants(each)]:
+    kind, found = KINDS[receiver.kind], outbox.due(time.time())
+    due = [each for each in found if receiver.wants(each)]
+    if len(due) < len(found):
         # As of addresses that the settings do not name any more.
-        outbox.forget(unwanted)
-        due = [each for each in due if receiver.wants(each)]
+        outbox.forget([each for each in found if each not in due])
     if not due:
         return 0
     try:
